@@ -70,7 +70,7 @@ class Layout:
         return pa.schema([arrow_field(column) for column in self.columns])
 
 
-def arrow_field(column: Column) -> pa.Field:
+def arrow_field(column: Column) -> pa.Field[pa.DataType]:
     """The column with its units, description, field and element in the metadata."""
     metadata = {"units": column.units, "description": column.description, "field": column.field}
     if column.element is not None:
@@ -78,7 +78,7 @@ def arrow_field(column: Column) -> pa.Field:
     return pa.field(column.name, column.type, metadata=metadata)
 
 
-def column_of(field: pa.Field) -> Column | None:
+def column_of(field: pa.Field[pa.DataType]) -> Column | None:
     """The column that `arrow_field` wrote, or None for one of the system's."""
     metadata = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
     if "field" not in metadata:

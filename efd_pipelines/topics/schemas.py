@@ -145,9 +145,9 @@ def schema_difference(old: TopicSchema, new: TopicSchema) -> list[str]:
     after = {field.name: field for field in new.fields}
     lines = [f"{name}: new, {_described(after[name])}" for name in after if name not in before]
     lines += [f"{name}: gone, was {_described(before[name])}" for name in before if name not in after]
-    for name in after:
-        if name in before and _described(before[name]) != _described(after[name]):
-            lines.append(f"{name}: {_described(before[name])} → {_described(after[name])}")
+    for name, field in after.items():
+        if name in before and _described(before[name]) != _described(field):
+            lines.append(f"{name}: {_described(before[name])} → {_described(field)}")
     return lines
 
 

@@ -1,0 +1,216 @@
+"""Configuration: everything with structure, from one YAML file (`EFD_CONFIG`), validated, errors naming the line.
+
+Freshness classes, drain groups, slices, rates, subsystems, time fields, value formats and exposure configurations.
+Scalar settings and secrets are environment variables: `settings.py`. The shipped default is `default.yaml` beside
+this module; a file of one's own replaces the top-level sections that it has and inherits the others.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from efd_pipelines.errors import SettingsError
+from efd_pipelines.topics.names import Dataset, Kind, match
+
+DEFAULT_FILE = Path(__file__).with_name("default.yaml")
+OTHER_SUBSYSTEM = "other"
+
+SliceUnitName = Literal["hour", "day", "week"]
+
+
+class ConfigurationError(SettingsError):
+    """The configuration file is wrong."""
+
+    remedy = "Mend the file that EFD_CONFIG names; `efd config check` validates it."
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TopicSelection(_Section):
+    """Which datasets are archived: globs over their names."""
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def covers(self, dataset: Dataset) -> bool:
+        return match(self.include, dataset.text) and not match(self.exclude, dataset.text)
+
+
+class Freshness(_Section):
+    """How soon a record is archived: the `fast` class is for what exposure joins and alerts read."""
+
+    fast: tuple[str, ...] = ()
+    fast_interval_s: PositiveFloat = 120.0
+    normal_interval_s: PositiveFloat = 3600.0
+    backlog_bytes: PositiveInt = 32 * 1024 * 1024
+
+    def class_of(self, dataset: Dataset) -> Literal["fast", "normal"]:
+        return "fast" if match(self.fast, dataset.text) else "normal"
+
+    def interval_s(self, dataset: Dataset) -> float:
+        return self.fast_interval_s if self.class_of(dataset) == "fast" else self.normal_interval_s
+
+
+class KafkaReading(_Section):
+    """Bounds of a drain."""
+
+    byte_budget: PositiveInt = 64 * 1024 * 1024
+    stall_s: PositiveFloat = 30.0
+    timeout_s: PositiveFloat = 20.0
+
+
+class ExposureJoin(_Section):
+    """One instrument whose exposures telemetry is joined to."""
+
+    instrument: str = Field(pattern=r"^[a-z][a-z0-9]{0,30}$")
+    config: str = "builtin:demo"
+    padding_s: float = Field(default=0.0, ge=0.0)
+
+    @property
+    def exposure_schema(self) -> str:
+        return f"cdb_{self.instrument}"
+
+    @property
+    def result_schema(self) -> str:
+        return f"efd_{self.instrument}"
+
+
+class Configuration(_Section):
+    """What one deployment does with which topics. Globs are case-sensitive; the first match decides."""
+
+    topics: TopicSelection = TopicSelection()
+    subsystems: dict[str, tuple[str, ...]] = {}
+    drain_groups: dict[str, tuple[str, ...]] = {"all": ("*",)}
+    freshness: Freshness = Freshness()
+    rates_hz: dict[str, PositiveFloat] = {}
+    slices: dict[str, SliceUnitName] = {}
+    time_fields: dict[str, str] = {}
+    value_formats: dict[str, Literal["avro", "json"]] = {}
+    kafka: KafkaReading = KafkaReading()
+    exposures: tuple[ExposureJoin, ...] = ()
+
+    @model_validator(mode="after")
+    def _instruments_are_distinct(self) -> Self:
+        names = [join.instrument for join in self.exposures]
+        if len(set(names)) < len(names):
+            raise ValueError("an instrument stands twice in `exposures`")
+        return self
+
+    def subsystem_of(self, component: str) -> str:
+        bare = component.rpartition("@")[2]
+        return _first(self.subsystems, bare) or OTHER_SUBSYSTEM
+
+    def drain_group_of(self, component: str) -> str:
+        return _first(self.drain_groups, self.subsystem_of(component)) or next(reversed(self.drain_groups))
+
+    def rate_hz(self, dataset: Dataset) -> float:
+        """The declared rate: a policy, so that a topic's tiers and slices do not flip with its measured one."""
+        for glob, rate in self.rates_hz.items():
+            if match([glob], dataset.topic):
+                return rate
+        return 1.0 if dataset.kind is Kind.TELEMETRY else 0.1
+
+    def slice_unit(self, dataset: Dataset) -> SliceUnitName | None:
+        for glob, unit in self.slices.items():
+            if match([glob], dataset.topic):
+                return unit
+        return None
+
+    def time_field(self, dataset: Dataset) -> str | None:
+        """The field that is the event time, in UTC unix seconds; None: Kafka's time stamp."""
+        if dataset.is_sal:
+            return "private_efdStamp"
+        for glob, field in self.time_fields.items():
+            if match([glob], dataset.namespace):
+                return None if field == "kafka" else field
+        return None
+
+    def value_format(self, dataset: Dataset) -> Literal["avro", "json"]:
+        for glob, value_format in self.value_formats.items():
+            if match([glob], dataset.topic):
+                return value_format
+        return "avro"
+
+
+def _first(groups: Mapping[str, tuple[str, ...]], text: str) -> str | None:
+    return next((name for name, globs in groups.items() if match(globs, text)), None)
+
+
+def load_configuration(path: Path | None = None) -> Configuration:
+    """The configuration of a file over the shipped default.
+
+    Raises:
+        ConfigurationError: the file is not there, no YAML, or has something that is not allowed; with its line.
+    """
+    merged = dict(_read(DEFAULT_FILE))
+    lines = _lines(DEFAULT_FILE)
+    if path is not None:
+        own = _read(path)
+        merged.update(own)
+        lines = lines | _lines(path)
+    try:
+        return Configuration.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigurationError(_explained(error, path or DEFAULT_FILE, lines)) from error
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"The configuration {path} cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"The configuration {path} is no YAML ({error})") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"The configuration {path} must be a mapping of sections")
+    return document
+
+
+@functools.lru_cache(maxsize=8)
+def _lines(path: Path) -> dict[tuple[str, ...], int]:
+    """Line of each key path of a YAML file, 1-based."""
+    found: dict[tuple[str, ...], int] = {}
+
+    def walk(node: yaml.Node, where: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                found[(*where, str(key.value))] = key.start_mark.line + 1
+                walk(value, (*where, str(key.value)))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                found[(*where, str(index))] = value.start_mark.line + 1
+                walk(value, (*where, str(index)))
+
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    if root is not None:
+        walk(root, ())
+    return found
+
+
+def _explained(error: ValidationError, path: Path, lines: Mapping[tuple[str, ...], int]) -> str:
+    problems = []
+    for problem in error.errors():
+        where = tuple(str(part) for part in problem["loc"])
+        line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), None)
+        reason = "not a key that is known here" if problem["type"] == "extra_forbidden" else problem["msg"]
+        at = f"{path}, line {line}" if line else str(path)
+        problems.append(f"{at}: {'.'.join(where) or 'file'}: {reason}")
+    return "; ".join(problems)
