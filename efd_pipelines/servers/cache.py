@@ -37,6 +37,12 @@ def directory() -> Path:
     return Path(base).expanduser().resolve() / "efd_pipelines"
 
 
+def platform() -> str:
+    """What programs are built for here, as part of a version: `linux-x86_64`."""
+    machine = os.uname()
+    return f"{machine.sysname.lower()}-{machine.machine}"
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, waiting for whoever holds it."""

@@ -7,7 +7,6 @@ others as `joins`. Talking to any broker: the package `efd_pipelines.kafka`.
 from __future__ import annotations
 
 import base64
-import json
 import subprocess
 import uuid
 from collections.abc import Mapping
@@ -92,14 +91,14 @@ class KafkaServer(Server):
         properties.write_text("".join(f"{name}={value}\n" for name, value in self._properties().items()))
         logging = self.directory / "log4j2.properties"
         logging.write_text(LOGGING)
-        command = [
+        command: list[str | Path] = [
             maven.java(),
             *JVM,
             f"-Dlog4j2.configurationFile={logging}",
             "-cp",
             f"{self._jars()}/*",
         ]
-        self._format([*map(str, command)], properties)
+        self._format(command, properties)
         return Program([*command, "kafka.Kafka", properties])
 
     def is_healthy(self) -> bool:
@@ -134,7 +133,9 @@ class KafkaServer(Server):
 
     def _properties(self) -> dict[str, str]:
         clients = f"PLAINTEXT://{self.bootstrap}"
-        listeners = clients if self.joins else f"{clients},CONTROLLER://{self._controller().partition('@')[2]}"
+        listeners = (
+            clients if self.joins else f"{clients},CONTROLLER://{self._controller().partition('@')[2]}"
+        )
         return {
             "process.roles": "broker" if self.joins else "broker,controller",
             "node.id": str(self.node),
@@ -166,7 +167,7 @@ class KafkaServer(Server):
             **self.properties,
         }
 
-    def _format(self, java: list[str], properties: Path) -> None:
+    def _format(self, java: list[str | Path], properties: Path) -> None:
         if (self.directory / "data" / "meta.properties").exists():
             return
         arguments = ["format", "-t", self.cluster_id, "-c", str(properties), "--ignore-formatted"]

@@ -1,9 +1,9 @@
 """Launching: the step between our process and the server's program. Run as a script, never imported.
 
-Executed as `python -I -S launch.py PARENT UID GID PROGRAM [ARGUMENT ...]`: becomes the user UID:GID (-1: stays
-who it is), asks the kernel to be killed with process PARENT (0: lives on), and turns into PROGRAM. A step of
-its own because the kernel forgets the request when the user changes, and because code between fork and exec
-in a process that runs librdkafka's threads can deadlock. Starting it: `server.py`.
+Executed as `python -I -S launch.py PARENT UID GID PROGRAM [ARGUMENT ...]`: becomes the user UID:GID (-1:
+stays who it is), asks the kernel to be killed with process PARENT (0: lives on), and turns into PROGRAM. A
+step of its own because the kernel forgets the request when the user changes, and because code between fork
+and exec in a process that runs librdkafka's threads can deadlock. Starting it: `server.py`.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ def main() -> None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             sys.exit("the process that wanted this server has ended")
-    os.execv(sys.argv[4], sys.argv[4:])
+    os.execv(sys.argv[4], sys.argv[4:])  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

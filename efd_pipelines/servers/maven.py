@@ -1,9 +1,9 @@
 """Maven: fetching the Java servers' files by their coordinates, each checked against a known SHA-256.
 
 The files of a server are listed beside this module in `<server>.maven`, one a line:
-`group:artifact:version[:classifier:packaging] sha256`. The list is complete, dependencies included, so nothing
-is resolved at installation and nothing unexpected can come. `python -m efd_pipelines.servers.maven COORDINATE
-...` prints such a list, resolved afresh. Where files go: `cache.py`. The Java that runs them: `java()`.
+`group:artifact:version[:classifier:packaging] sha256`. The list is complete, dependencies included, so
+nothing is resolved at installation and nothing unexpected can come. Running this module with coordinates
+prints such a list, resolved afresh. Where files go: `cache.py`. The Java that runs them: `java()`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def fetch(files: Sequence[MavenFile], into: Path) -> None:
         from jgo.constants import MAVEN_CENTRAL_URL
         from jgo.maven import MavenContext
     except ImportError as error:
-        raise NotInstalled("Java servers are fetched with jgo, which is missing.", remedy=WITHOUT_DEMO) from error
+        raise NotInstalled(
+            "Java servers are fetched with jgo, which is missing.", remedy=WITHOUT_DEMO
+        ) from error
     own = GlobalSettings.load()
     with tempfile.TemporaryDirectory(dir=into.parent) as fresh:
         repository = MavenContext(
@@ -83,7 +85,7 @@ def fetch(files: Sequence[MavenFile], into: Path) -> None:
             except (OSError, RuntimeError) as error:  # requests' errors are OSErrors
                 raise NotInstalled(
                     f"{file.name} could not be fetched from Maven: {error}",
-                    remedy="Check the network, or name your mirror in ~/.config/jgo.conf under [repositories].",
+                    remedy="Check the network, or name a mirror in ~/.config/jgo.conf, [repositories].",
                 ) from error
             _accept(file, found, into)
 
@@ -93,7 +95,7 @@ def _accept(file: MavenFile, found: Path, into: Path) -> None:
     if actual != file.sha256:
         raise NotInstalled(
             f"{file.name} is not the file it should be: SHA-256 {actual}, expected {file.sha256}.",
-            remedy="Something between here and the Maven repository changed it; find out what before going on.",
+            remedy="Something between here and the Maven repository changed it: find out what.",
         )
     (into / file.name).write_bytes(found.read_bytes())
 
@@ -119,8 +121,8 @@ def resolved(coordinates: Iterable[str]) -> list[str]:
     with tempfile.TemporaryDirectory() as fresh:
         repository = MavenContext(repo_cache=Path(fresh), timeout=TIMEOUT_S)
         wanted = [
-            repository.create_dependency(Coordinate(*coordinate.split(":"), scope="compile"))
-            for coordinate in coordinates
+            repository.create_dependency(Coordinate(group, artifact, version, scope="compile"))
+            for group, artifact, version in (coordinate.split(":") for coordinate in coordinates)
         ]
         named, needed = repository.resolver.resolve(wanted)
         at_run_time = [each for each in needed if each.scope in ("compile", "runtime")]

@@ -17,6 +17,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -49,18 +50,14 @@ class Process:
 
     def is_alive(self) -> bool:
         """Whether exactly this process runs; one that has ended and only waits for its parent does not."""
-        try:
+        with suppress(ChildProcessError):  # not ours, so not ours to wait for
             os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:
-            pass  # not ours, so not ours to wait for
         return _beginning(self.pid) == self.began
 
     def family(self) -> list[Process]:
         """This process and all that descend from it."""
         children: dict[int, list[int]] = {}
-        listing = _run_ps("-A", "-o", "pid=,ppid=")
-        for line in listing.splitlines():
-            pid, parent = map(int, line.split())
+        for pid, parent in _parents().items():
             children.setdefault(parent, []).append(pid)
         found, unseen = [], [self.pid]
         while unseen:
@@ -94,14 +91,28 @@ def _beginning(pid: int) -> str:
     """When process `pid` began, in whatever unit the system has; empty when there is none that runs."""
     if sys.platform != "linux":
         return _run_ps("-p", str(pid), "-o", "lstart=").strip()
+    state = _state(pid)
+    if not state or (state[0] in "ZX" and not _has_other_threads(pid)):
+        return ""
+    return state[19]
+
+
+def _state(pid: int) -> list[str]:
+    """What /proc says of a process, from its state letter on; nothing when there is none."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return ""
-    after_name = state.rpartition(")")[2].split()
-    if after_name[0] in "ZX" and not _has_other_threads(pid):
-        return ""
-    return after_name[19]
+        return []
+
+
+def _parents() -> dict[int, int]:
+    """Every process's parent."""
+    if sys.platform != "linux":
+        lines = _run_ps("-A", "-o", "pid=,ppid=").splitlines()
+        return {int(pid): int(parent) for pid, parent in map(str.split, lines)}
+    # Not by ps, which a small machine may not have.
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return {pid: int(state[1]) for pid in pids if (state := _state(pid))}
 
 
 def _has_other_threads(pid: int) -> bool:
@@ -125,7 +136,7 @@ def http_status(port: int, path: str) -> int | None:
 
 
 def _run_ps(*arguments: str) -> str:
-    return subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False).stdout
+    return subprocess.run(["/bin/ps", *arguments], capture_output=True, text=True, check=False).stdout
 
 
 class Server(ABC):
