@@ -1,0 +1,57 @@
+# The project's commands: `make help` lists them. Everything is installed into .venv and, the servers'
+# programs, into a cache outside the checkout; nothing needs root.
+
+DATA ?= ./demo-data
+CASES ?= 1000
+SEED ?= 1
+# Directories and files to test, e.g. TESTS=efd_pipelines_tests/unit
+TESTS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo dev test services services-stop lint faults bench lock clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Settings: DATA=$(DATA) CASES=$(CASES) SEED=$(SEED) TESTS= PYTEST_ARGS= PYTHON="
+
+demo: install ## the main job on embedded defaults, in DATA=./demo-data; ends with what was made and where
+	@$(VENV)/bin/efd demo --data $(DATA)
+
+dev: install ## the Dagster UI, daemon and sensors on the demo's data and broker
+	@$(VENV)/bin/efd dev --data $(DATA)
+
+test: install ## start the real servers, run all the tests (or TESTS=), stop the servers
+	@$(PY) -m pytest $(TESTS) $(PYTEST_ARGS)
+
+install: $(STAMP) ## .venv with the package, all extras and the locked dependencies; quick when up to date
+
+$(STAMP): requirements.lock pyproject.toml tools/install
+	@PYTHON="$(PYTHON)" tools/install $(VENV)
+	@touch $@
+
+services: install ## start the real servers in .services/; print the settings that reach them
+	@$(PY) -m efd_pipelines.servers start
+
+services-stop: ## stop them; their data stay
+	@if [ -x $(PY) ]; then $(PY) -m efd_pipelines.servers stop; fi
+
+lint: install ## ruff, format check, types, import rules, Dagster's own validation
+	@tools/lint
+
+faults: install ## the fault harness: CASES=1000 SEED=1
+	@$(PY) -m efd_pipelines_tests.faults --cases $(CASES) --seed $(SEED)
+
+bench: install ## every benchmark beside its baselines; writes benchmarks/results.md
+	@$(PY) -m benchmarks
+
+lock: install ## choose the dependencies' versions anew within pyproject.toml's bounds
+	@$(VENV)/bin/uv pip compile pyproject.toml --upgrade --all-extras --generate-hashes --universal \
+	    --no-header --no-annotate --quiet --output-file requirements.lock
+
+clean: services-stop ## remove .venv, caches and builds; data and services' data stay
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
