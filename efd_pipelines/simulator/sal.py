@@ -43,10 +43,8 @@ TELEMETRY_PARTITIONS = 4
 _CCS_CSCS = frozenset({"MTCamera", "CCCamera", "ATCamera"})
 # Strings of CCS topics that say where a value was measured; all other strings are values.
 _CCS_TAGS = frozenset(
-    (
-        "Agent Aspic Axis Bay Buffer Canbus Cip Clamp Cold Controller Cryo Gateway Hardware Hip Hook Latch "
-        "Location Ps RTD Raft Reb Segment Sensor Socket Source Truck VersionType"
-    ).split()
+    "Agent Aspic Axis Bay Buffer Canbus Cip Clamp Cold Controller Cryo Gateway Hardware Hip Hook Latch "  # noqa: SIM905
+    "Location Ps RTD Raft Reb Segment Sensor Socket Source Truck VersionType".split()
 )
 _DEFAULTS: Mapping[str, Any] = {
     "boolean": False,
