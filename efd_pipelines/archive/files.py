@@ -1,0 +1,110 @@
+"""Files: writing one Parquet file of one slice, in the archive's encoding.
+
+zstd 1, byte-stream-split for floats, dictionary for strings, statistics on `time`, `salIndex` and the private
+fields only (anchors.md §1f has the measurements). Same rows, same bytes, same name: the name carries the slice and
+a hash of the content, so a repeated write lands on itself. Making a file visible: `tables.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from efd_pipelines.archive.store import Store
+
+ROW_GROUP_BYTES = 64 * 1024 * 1024
+_MAX_ROW_GROUP = 1 << 20
+_ORDER = ("salIndex", "time", "archive_source", "kafka_partition", "kafka_offset")
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A Parquet file of a table: `path` is relative to the table, times are of its rows, in UTC microseconds."""
+
+    path: str
+    week: str
+    slice: str
+    rows: int
+    size_bytes: int
+    time_min_us: int | None = None
+    time_max_us: int | None = None
+    uri: str = field(default="", compare=False)
+
+
+def write_data_file(
+    store: Store, relative: str, week: str, slice_key: str, table: pa.Table, *, partition: str = "week"
+) -> DataFile:
+    """Writes the rows of one slice under the table `relative`; invisible until committed.
+
+    Raises:
+        StoreUnavailable: nothing was written.
+    """
+    data = encode(table)
+    name = f"{slice_key}-{hashlib.sha256(data).hexdigest()[:24]}.parquet"
+    path = f"{partition}={week}/{name}"
+    store.write_bytes(f"{relative}/{path}", data)
+    low, high = time_range(table)
+    return DataFile(
+        path, week, slice_key, table.num_rows, len(data), low, high, store.uri(f"{relative}/{path}")
+    )
+
+
+def sort_rows(table: pa.Table) -> pa.Table:
+    """Rows by (salIndex, time, source, partition, offset), as every file has them."""
+    keys = [(name, "ascending") for name in _ORDER if name in table.column_names]
+    if not keys or table.num_rows < 2:
+        return table
+    return table.take(pc.sort_indices(table, sort_keys=keys))
+
+
+def time_range(table: pa.Table) -> tuple[int | None, int | None]:
+    """Smallest and largest `time` in UTC microseconds; None where there is none."""
+    if "time" not in table.column_names:
+        return None, None
+    extremes = pc.min_max(table["time"].cast(pa.int64()))
+    return extremes["min"].as_py(), extremes["max"].as_py()
+
+
+def encode(table: pa.Table) -> memoryview:
+    """The bytes of a Parquet file with the rows of `table`."""
+    sink = pa.BufferOutputStream()
+    table = table.combine_chunks()
+    options = writer_options(table.schema)
+    with pq.ParquetWriter(sink, table.schema, **options) as writer:
+        writer.write_table(table, row_group_size=row_group_rows(table))
+    return memoryview(sink.getvalue())
+
+
+def row_group_rows(table: pa.Table) -> int:
+    """Rows of a group of 64 MiB."""
+    per_row = max(1, table.nbytes // max(1, table.num_rows))
+    return int(min(_MAX_ROW_GROUP, max(1, ROW_GROUP_BYTES // per_row)))
+
+
+def writer_options(schema: pa.Schema) -> dict[str, Any]:
+    """How each column is encoded, as pyarrow's writer takes it."""
+    dictionary, encodings, statistics = [], {}, []
+    for column in schema:
+        path, kind = column.name, column.type
+        if pa.types.is_list(kind):
+            path, kind = f"{path}.list.element", kind.value_type
+        if pa.types.is_string(kind) or pa.types.is_binary(kind):
+            dictionary.append(path)
+        elif pa.types.is_floating(kind):
+            encodings[path] = "BYTE_STREAM_SPLIT"
+        elif pa.types.is_integer(kind) or pa.types.is_timestamp(kind):
+            encodings[path] = "DELTA_BINARY_PACKED"
+        if column.name in ("time", "salIndex") or column.name.startswith("private_"):
+            statistics.append(path)
+    return {
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": dictionary,
+        "column_encoding": encodings,
+        "write_statistics": statistics,
+    }

@@ -1,0 +1,366 @@
+"""The ledger: one table that indexes the commits of all tables of the archive.
+
+It answers what would need thousands of tables to be opened: backlog, status, the plain audit, the storage report,
+what a tier still has to do. A row per dataset, table version, week and slice; appended after the commits, once per
+run and batch. It is derived and may lag, never lead: the rows of a commit are computed from its log entry
+(`rows_of`), by the writer or by whoever finds that the ledger lacks it (`catch_up`). A writer names the tables it
+is about to commit to in `ledger/pending/<run>.json` and takes the name back after its append, so that a
+process killed between commit and append leaves nothing that readers would not look up.
+Repeated rows are harmless: reading counts (table, dataset, version, week, slice) once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from efd_pipelines.archive.files import DataFile, write_data_file
+from efd_pipelines.archive.store import Store
+from efd_pipelines.archive.tables import (
+    Commit,
+    TableSnapshot,
+    commit,
+    log_versions,
+    open_table,
+    read_log,
+)
+from efd_pipelines.errors import StaleWriter
+from efd_pipelines.times import from_microseconds
+from efd_pipelines.topics.names import Dataset
+
+RELATIVE = "ledger/commits"
+PENDING = "ledger/pending"
+RAW = "raw"
+_UTC = pa.timestamp("us", tz="UTC")
+_STALE_MARKER_S = 3600.0
+_MAX_FILES_OF_A_MONTH = 64
+
+SCHEMA = pa.schema(
+    [
+        ("table", pa.string()),
+        ("dataset", pa.string()),
+        ("component", pa.string()),
+        ("kind", pa.string()),
+        ("version", pa.int64()),
+        ("week", pa.string()),
+        ("slice", pa.string()),
+        ("commit_kind", pa.string()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("files", pa.int64()),
+        ("avro_bytes", pa.int64()),
+        ("time_min", _UTC),
+        ("time_max", _UTC),
+        ("records", pa.int64()),
+        ("positions", pa.string()),
+        ("gaps", pa.string()),
+        ("schemas", pa.string()),
+        ("at", _UTC),
+        ("run", pa.string()),
+        ("month", pa.string()),
+    ]
+)
+_KEY = ["table", "dataset", "version", "week", "slice"]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """What one commit changed in one slice; `rows`, `bytes` and `files` are negative where it removed."""
+
+    table: str
+    dataset: Dataset
+    version: int
+    week: str
+    slice: str
+    commit_kind: str
+    rows: int
+    bytes: int
+    files: int
+    avro_bytes: int
+    time_min_us: int | None
+    time_max_us: int | None
+    records: int
+    positions: Mapping[str, int]
+    gaps: Sequence[Mapping[str, Any]]
+    schemas: Sequence[int]
+    at_us: int
+    run: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "table": self.table,
+            "dataset": self.dataset.text,
+            "component": self.dataset.component,
+            "kind": self.dataset.kind.value,
+            "version": self.version,
+            "week": self.week,
+            "slice": self.slice,
+            "commit_kind": self.commit_kind,
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "files": self.files,
+            "avro_bytes": self.avro_bytes,
+            "time_min": self.time_min_us,
+            "time_max": self.time_max_us,
+            "records": self.records,
+            "positions": json.dumps(dict(self.positions), separators=(",", ":"), sort_keys=True),
+            "gaps": json.dumps(list(self.gaps), separators=(",", ":")),
+            "schemas": json.dumps(sorted(self.schemas), separators=(",", ":")),
+            "at": self.at_us,
+            "run": self.run,
+            "month": from_microseconds(self.at_us).strftime("%Y-%m"),
+        }
+
+
+def rows_of(table: str, dataset: Dataset, made: Commit) -> list[LedgerRow]:
+    """The ledger's rows of one commit: one per week and slice; one with neither where only positions moved.
+
+    What belongs to the commit as a whole (records, positions, gaps, schemas) stands on the first row alone.
+    """
+    slices = sorted({(file.week, file.slice) for file in (*made.added, *made.removed)}) or [("", "")]
+    return [_row(table, dataset, made, week, key, first=n == 0) for n, (week, key) in enumerate(slices)]
+
+
+def _row(table: str, dataset: Dataset, made: Commit, week: str, key: str, *, first: bool) -> LedgerRow:
+    added = [file for file in made.added if (file.week, file.slice) == (week, key)]
+    removed = [file for file in made.removed if (file.week, file.slice) == (week, key)]
+    note = made.note
+    return LedgerRow(
+        table=table,
+        dataset=dataset,
+        version=made.version,
+        week=week,
+        slice=key,
+        commit_kind=str(note.get("kind", "")),
+        rows=sum(file.rows for file in added) - sum(file.rows for file in removed),
+        bytes=sum(file.size_bytes for file in added) - sum(file.size_bytes for file in removed),
+        files=len(added) - len(removed),
+        avro_bytes=int(note.get("avro_bytes", {}).get(f"{week}|{key}", 0)),
+        time_min_us=min(
+            (f.time_min_us for f in (*added, *removed) if f.time_min_us is not None), default=None
+        ),
+        time_max_us=max(
+            (f.time_max_us for f in (*added, *removed) if f.time_max_us is not None), default=None
+        ),
+        records=int(note.get("records", 0)) if first else 0,
+        positions=_positions(made) if first else {},
+        gaps=note.get("gaps", []) if first else [],
+        schemas=note.get("schemas", []) if first else [],
+        at_us=made.at_us,
+        run=str(note.get("run", "")),
+    )
+
+
+def _positions(made: Commit) -> dict[str, int]:
+    return {
+        app.removeprefix("kafka:"): to for app, to in made.transactions.items() if app.startswith("kafka:")
+    }
+
+
+class Ledger:
+    """The ledger of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @contextmanager
+    def announced(self, run: str, tables: Iterable[tuple[str, Dataset]]) -> Iterator[list[LedgerRow]]:
+        """Announces the tables that are about to be committed to; the rows put into the list are appended at the end.
+
+        Where the process dies in between, the announcement stays and `catch_up_pending` finds what was committed.
+        """
+        name = f"{PENDING}/{run or 'run'}-{uuid.uuid4().hex[:12]}.json"
+        named = [[table, dataset.text] for table, dataset in tables]
+        self._store.write_bytes(name, json.dumps({"at": time.time(), "tables": named}).encode())
+        rows: list[LedgerRow] = []
+        try:
+            yield rows
+        finally:
+            self.append(rows)
+        self._store.delete(name)
+
+    def append(self, rows: Sequence[LedgerRow]) -> None:
+        """Adds rows; safe to repeat."""
+        if not rows:
+            return
+        table = pa.Table.from_pylist([row.as_dict() for row in rows], schema=SCHEMA)
+        for month in pc.unique(table["month"]).to_pylist():
+            self._append_month(month, table.filter(pc.equal(table["month"], month)).drop_columns(["month"]))
+
+    def _append_month(self, month: str, table: pa.Table) -> None:
+        file = write_data_file(self._store, RELATIVE, month, "c", table, partition="month")
+        for _ in range(20):
+            try:
+                commit(
+                    self._store,
+                    RELATIVE,
+                    self._snapshot(),
+                    add=[file],
+                    transactions={},
+                    schema=table.schema,
+                    note={"kind": "append"},
+                    partition="month",
+                )
+            except StaleWriter:
+                continue
+            return
+        raise StaleWriter("The ledger could not be appended to in 20 attempts")
+
+    def _snapshot(self) -> TableSnapshot | None:
+        return open_table(self._store, RELATIVE, partition="month")
+
+    def table(self, months: Collection[str] | None = None) -> pa.Table:
+        """All rows (of some months), each counted once; columns of `SCHEMA`."""
+        snapshot = self._snapshot()
+        files = [] if snapshot is None else snapshot.files(months)
+        parts = [self._read(file) for file in files]
+        if not parts:
+            return SCHEMA.empty_table()
+        return _once(pa.concat_tables(parts))
+
+    def _read(self, file: DataFile) -> pa.Table:
+        relative = f"{RELATIVE}/{file.path}"
+        with self._store.errors(f"read {relative}"):
+            part = pq.read_table(
+                self._store.path(relative), filesystem=self._store.arrow_fs, partitioning=None
+            )
+        return (
+            part.append_column("month", pa.repeat(file.week, part.num_rows)).select(SCHEMA.names).cast(SCHEMA)
+        )
+
+    def sql(self, query: str, **relations: pa.Table) -> pa.Table:
+        """Answer of DuckDB to a query of ours over `ledger` and the relations given."""
+        import duckdb
+
+        with duckdb.connect(config={"threads": 2, "autoinstall_known_extensions": False}) as connection:
+            connection.register("ledger", self.table())
+            for name, relation in relations.items():
+                connection.register(name, relation)
+            return connection.sql(query).to_arrow_table()
+
+    def latest(self) -> pa.Table:
+        """One row per table and dataset: dataset, component, kind, table, version, last_at, positions (JSON)."""
+        return self.sql(
+            """
+            WITH moved AS (
+                SELECT "table", dataset, unnest(map_entries(CAST(CAST(positions AS JSON) AS MAP(VARCHAR, BIGINT)))) AS entry
+                FROM ledger WHERE positions <> '{}'
+            ), reached AS (
+                SELECT "table", dataset, entry.key AS partition, max(entry.value) AS position
+                FROM moved GROUP BY ALL
+            ), collected AS (
+                SELECT "table", dataset, json_group_object(partition, position)::VARCHAR AS positions
+                FROM reached GROUP BY ALL
+            )
+            SELECT l."table", l.dataset, any_value(l.component) AS component, any_value(l.kind) AS kind,
+                   max(l.version) AS version, max(l.at) AS last_at, coalesce(any_value(c.positions), '{}') AS positions
+            FROM ledger l LEFT JOIN collected c USING ("table", dataset)
+            GROUP BY l."table", l.dataset ORDER BY l."table", l.dataset
+            """
+        )
+
+    def catch_up(self, tables: Iterable[tuple[str, Dataset]]) -> int:
+        """Appends the rows of commits that the ledger lacks, found in the tables' logs; how many commits."""
+        wanted = list(tables)
+        known = self._known_versions(wanted)
+        rows: list[LedgerRow] = []
+        found = 0
+        for table, dataset in wanted:
+            for made in self._missing(table, dataset, known.get((table, dataset.text), set())):
+                rows += rows_of(table, dataset, made)
+                found += 1
+        self.append(rows)
+        return found
+
+    def _known_versions(self, wanted: Sequence[tuple[str, Dataset]]) -> dict[tuple[str, str], set[int]]:
+        whole = self.table()
+        names = pa.array(sorted({dataset.text for _, dataset in wanted}), pa.string())
+        part = whole.filter(pc.is_in(whole["dataset"], value_set=names))
+        known: dict[tuple[str, str], set[int]] = {}
+        for table, dataset, version in zip(
+            part["table"].to_pylist(), part["dataset"].to_pylist(), part["version"].to_pylist(), strict=True
+        ):
+            known.setdefault((table, dataset), set()).add(version)
+        return known
+
+    def _missing(self, table: str, dataset: Dataset, known: set[int]) -> Iterator[Commit]:
+        relative = relative_of(table, dataset)
+        missing = [version for version in log_versions(self._store, relative) if version not in known]
+        for version in missing:
+            made = next(iter(read_log(self._store, relative, version)), None)
+            if made is not None and made.note.get("kind"):
+                yield made
+
+    def catch_up_pending(self) -> int:
+        """Looks up the tables that other runs announced and have not taken back; how many commits were missing."""
+        names = self._store.list(PENDING)
+        announced = {name: self._announcement(name) for name in names}
+        tables = {(table, Dataset.parse(text)) for at, named in announced.values() for table, text in named}
+        found = self.catch_up(sorted(tables)) if tables else 0
+        for name, (at, _) in announced.items():
+            if time.time() - at > _STALE_MARKER_S:
+                self._store.delete(f"{PENDING}/{name}")
+        return found
+
+    def _announcement(self, name: str) -> tuple[float, list[tuple[str, str]]]:
+        data = self._store.try_read(f"{PENDING}/{name}")
+        if data is None:
+            return time.time(), []
+        content = json.loads(data)
+        return float(content["at"]), [(table, dataset) for table, dataset in content["tables"]]
+
+    def compact(self) -> int:
+        """Makes one file of a month that has more than 64; how many files were replaced. Guarded by `compact`."""
+        snapshot = self._snapshot()
+        if snapshot is None:
+            return 0
+        replaced = 0
+        by_month: dict[str, list[DataFile]] = {}
+        for file in snapshot.files():
+            by_month.setdefault(file.week, []).append(file)
+        for month, files in by_month.items():
+            if len(files) > _MAX_FILES_OF_A_MONTH:
+                replaced += self._compact(month, files)
+        return replaced
+
+    def _compact(self, month: str, files: Sequence[DataFile]) -> int:
+        snapshot = self._snapshot()
+        if snapshot is None:
+            return 0
+        reached = snapshot.transaction_version("compact")
+        whole = _once(pa.concat_tables([self._read(file) for file in files])).drop_columns(["month"])
+        merged = write_data_file(self._store, RELATIVE, month, "c", whole, partition="month")
+        commit(
+            self._store,
+            RELATIVE,
+            snapshot,
+            add=[merged],
+            remove=files,
+            transactions={"compact": (reached, (reached or 0) + 1)},
+            schema=whole.schema,
+            note={"kind": "compact"},
+            partition="month",
+        )
+        return len(files)
+
+
+def relative_of(table: str, dataset: Dataset) -> str:
+    """Where a dataset's table lies: `raw/…`, or `tiers/<tier>/…`."""
+    return f"raw/{dataset.path}" if table == RAW else f"tiers/{table}/{dataset.path}"
+
+
+def _once(table: pa.Table) -> pa.Table:
+    """Each (table, dataset, version, week, slice) once, in the order of datasets and versions."""
+    import polars as pl
+
+    frame = pl.DataFrame(table)
+    return frame.unique(subset=_KEY, keep="first", maintain_order=True).sort(_KEY).to_arrow().cast(SCHEMA)

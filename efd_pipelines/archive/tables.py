@@ -1,0 +1,431 @@
+"""Tables: snapshots of Delta tables, and commits that no two writers can both make.
+
+What belongs here: opening a table at one version, and making files and the versions of app ids visible in
+one step. Every commit carries app ids with the version expected in the snapshot and the new one: a writer
+whose table moved on is refused (`StaleWriter`) and starts again from a fresh snapshot. delta-rs itself checks
+only the race between two handles, so expected versions and removed files are checked here, before
+(delta-facts). Raw data, tiers and the ledger are tables of this kind. Writing the files: `files.py`; reading
+them: `reading.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable, Schema
+from deltalake import Field as DeltaField
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import (
+    AddAction,
+    CommitProperties,
+    RemoveAction,
+    Transaction,
+    create_table_with_add_actions,
+)
+
+from efd_pipelines.archive.files import DataFile
+from efd_pipelines.archive.store import Store
+from efd_pipelines.errors import ArchiveError, StaleWriter
+from efd_pipelines.times import from_microseconds, microseconds, parse_time
+from efd_pipelines.topics.layout import wider
+
+_CONFIGURATION = {
+    "delta.logRetentionDuration": "interval 30 days",
+    "delta.dataSkippingStatsColumns": "time",
+}
+_NOTE = "efd"
+
+
+class DamagedTable(ArchiveError):
+    """A table whose log does not say what it must."""
+
+    remedy = "`efd archive verify --deep` says what is wrong with it; nothing is written to it meanwhile."
+
+
+@dataclass(frozen=True, slots=True)
+class TableSnapshot:
+    """One table at one version."""
+
+    store: Store = field(repr=False)
+    relative: str
+    delta: DeltaTable = field(repr=False)
+    version: int
+    partition: str = "week"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns, without the partition's, with units, description, field and element as metadata."""
+        whole = pa.schema(self.delta.schema().to_arrow())
+        return pa.schema([column for column in whole if column.name != self.partition])
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The decisions taken at the table's creation."""
+        text = self.delta.metadata().description
+        try:
+            decisions = json.loads(text) if text else {}
+        except ValueError as error:
+            raise DamagedTable(f"The description of {self.relative} is no JSON") from error
+        if not isinstance(decisions, dict):
+            raise DamagedTable(f"The description of {self.relative} is no JSON object")
+        return decisions
+
+    def transaction_version(self, app_id: str) -> int | None:
+        """The version that an app id has reached, None where it never committed."""
+        return self.delta.transaction_version(app_id)
+
+    def files(
+        self,
+        weeks: Collection[str] | None = None,
+        start_us: int | None = None,
+        end_us: int | None = None,
+    ) -> list[DataFile]:
+        """The files that count, ordered by slice and path; those of weeks, or touching [start, end)."""
+        found = [file for file in self._files() if weeks is None or file.week in weeks]
+        return [file for file in found if _touches(file, start_us, end_us)]
+
+    def _files(self) -> list[DataFile]:
+        actions = pa.table(self.delta.get_add_actions(flatten=True))
+        count = actions.num_rows
+        nothing: list[Any] = [None] * count
+        names = set(actions.column_names)
+        low = _microseconds(actions["min.time"]) if "min.time" in names else nothing
+        high = _microseconds(actions["max.time"]) if "max.time" in names else nothing
+        files = [
+            DataFile(
+                path=path,
+                week=week,
+                slice=slice_of_path(path),
+                rows=rows or 0,
+                size_bytes=size,
+                time_min_us=first,
+                time_max_us=last,
+                uri=self.store.uri(f"{self.relative}/{path}"),
+            )
+            for path, week, rows, size, first, last in zip(
+                actions["path"].to_pylist(),
+                actions[f"partition.{self.partition}"].to_pylist(),
+                actions["num_records"].to_pylist(),
+                actions["size_bytes"].to_pylist(),
+                low,
+                high,
+                strict=True,
+            )
+        ]
+        return sorted(files, key=lambda file: (file.week, file.slice, file.path))
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one version of a table changed, as its log has it."""
+
+    version: int
+    at_us: int
+    added: tuple[DataFile, ...]
+    removed: tuple[DataFile, ...]
+    transactions: Mapping[str, int]
+    note: Mapping[str, Any]
+
+
+def slice_of_path(path: str) -> str:
+    """The slice that a file's name carries."""
+    return path.rpartition("/")[2].rpartition("-")[0]
+
+
+def _microseconds(column: Any) -> list[int | None]:
+    values: list[int | None] = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_pylist()
+    return values
+
+
+def _touches(file: DataFile, start_us: int | None, end_us: int | None) -> bool:
+    if start_us is not None and file.time_max_us is not None and file.time_max_us < start_us:
+        return False
+    return not (end_us is not None and file.time_min_us is not None and file.time_min_us >= end_us)
+
+
+def open_table(store: Store, relative: str, *, partition: str = "week") -> TableSnapshot | None:
+    """The table as it is now, or None where there is none.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    with store.errors(f"open {relative}"):
+        try:
+            delta = DeltaTable(store.uri(relative), storage_options=store.storage_options)
+        except TableNotFoundError:
+            return None
+        return TableSnapshot(store, relative, delta, int(delta.version()), partition)
+
+
+def commit(
+    store: Store,
+    relative: str,
+    snapshot: TableSnapshot | None,
+    *,
+    add: Sequence[DataFile] = (),
+    remove: Sequence[DataFile] = (),
+    transactions: Mapping[str, tuple[int | None, int]],
+    schema: pa.Schema,
+    description: Mapping[str, Any] | None = None,
+    note: Mapping[str, Any] | None = None,
+    partition: str = "week",
+) -> Commit:
+    """Makes `add`, `remove` and the app ids' new versions visible in one step; creates the table if need be.
+
+    `transactions` maps each app id to (version expected in `snapshot`, new version). `schema` has the columns of
+    the files; those that the table lacks are added first, in a commit of their own that changes no rows.
+
+    Raises:
+        StaleWriter: the table moved on; nothing became visible.
+        StoreUnavailable: the store did not answer. What was committed, if anything, the app ids tell.
+    """
+    for file in add:
+        if store.size(f"{relative}/{file.path}") != file.size_bytes:
+            raise StaleWriter(f"{file.path} of {relative} is not in the store as it was written")
+    stamp = {**(note or {}), "commit": uuid.uuid4().hex}
+    if remove:
+        stamp["removed"] = {file.path: [file.rows, file.time_min_us, file.time_max_us] for file in remove}
+    properties = CommitProperties(
+        custom_metadata={_NOTE: json.dumps(stamp, separators=(",", ":"))},
+        app_transactions=[Transaction(app_id, new) for app_id, (_, new) in transactions.items()],
+        max_commit_retries=50,
+    )
+    if snapshot is None:
+        _create(store, relative, add, schema, description, properties, partition)
+        first, delta = 0, None
+    else:
+        snapshot = _with_columns(snapshot, schema)
+        _check(snapshot, remove, transactions)
+        _append(snapshot, add, remove, properties)
+        first, delta = snapshot.version + 1, snapshot.delta
+    return _find(store, relative, first, stamp["commit"], delta, partition)
+
+
+def _create(
+    store: Store,
+    relative: str,
+    add: Sequence[DataFile],
+    schema: pa.Schema,
+    description: Mapping[str, Any] | None,
+    properties: CommitProperties,
+    partition: str,
+) -> None:
+    whole = schema.append(pa.field(partition, pa.string()))
+    with store.errors(f"create {relative}"):
+        try:
+            create_table_with_add_actions(
+                store.uri(relative),
+                Schema.from_arrow(whole),
+                [_add_action(file, partition) for file in add],
+                mode="error",
+                partition_by=[partition],
+                description=json.dumps(dict(description or {}), separators=(",", ":")),
+                configuration=_CONFIGURATION,
+                storage_options=store.storage_options,
+                commit_properties=properties,
+            )
+        except DeltaError as error:
+            if isinstance(error, CommitFailedError) or "already exists" in str(error):
+                raise StaleWriter(f"{relative} was created by another writer") from error
+            raise
+
+
+def _check(
+    snapshot: TableSnapshot, remove: Sequence[DataFile], transactions: Mapping[str, tuple[int | None, int]]
+) -> None:
+    for app_id, (expected, new) in transactions.items():
+        found = snapshot.transaction_version(app_id)
+        if found != expected or (found is not None and new < found):
+            raise StaleWriter(f"{snapshot.relative}: {app_id} is at {found}, not at {expected}")
+    if remove:
+        there = {file.path for file in snapshot.files()}
+        gone = [file.path for file in remove if file.path not in there]
+        if gone:
+            raise StaleWriter(f"{snapshot.relative}: {gone[0]} was replaced by another writer")
+
+
+def _append(
+    snapshot: TableSnapshot, add: Sequence[DataFile], remove: Sequence[DataFile], properties: CommitProperties
+) -> None:
+    actions: list[AddAction | RemoveAction] = [_remove_action(file, snapshot.partition) for file in remove]
+    actions += [_add_action(file, snapshot.partition) for file in add]
+    with snapshot.store.errors(f"commit to {snapshot.relative}"):
+        try:
+            snapshot.delta.create_write_transaction(
+                actions,
+                mode="append",
+                schema=snapshot.delta.schema(),
+                partition_by=[snapshot.partition],
+                commit_properties=properties,
+            )
+        except CommitFailedError as error:
+            raise StaleWriter(f"{snapshot.relative}: another writer was faster") from error
+
+
+def _with_columns(snapshot: TableSnapshot, schema: pa.Schema) -> TableSnapshot:
+    """The table with the columns that it lacks; files of other types than the table's are refused."""
+    held = {column.name for column in snapshot.schema}
+    new = [_delta_field(column) for column in schema if column.name not in held]
+    if new:
+        snapshot = _add_columns(snapshot, new)
+    types = {column.name: column.type for column in snapshot.schema}
+    for column in schema:
+        if not types[column.name].equals(column.type):
+            raise StaleWriter(
+                f"{snapshot.relative}: {column.name} is {types[column.name]}, not {column.type}"
+            )
+    return snapshot
+
+
+def _add_columns(snapshot: TableSnapshot, new: Sequence[DeltaField]) -> TableSnapshot:
+    with snapshot.store.errors(f"add columns to {snapshot.relative}"):
+        try:
+            snapshot.delta.alter.add_columns(list(new))
+        except DeltaError as error:
+            raise StaleWriter(f"{snapshot.relative}: another writer changed the columns") from error
+        snapshot.delta.update_incremental()
+    return replace(snapshot, version=int(snapshot.delta.version()))
+
+
+def widen(snapshot: TableSnapshot, schema: pa.Schema) -> TableSnapshot:
+    """The table with its columns as wide as `schema` has them (int → long, float → double); no file changes.
+
+    delta-rs accepts an append with a wider schema and leaves the table's narrow, so this comes first
+    (delta-facts). The filter on a partition that does not exist keeps every file.
+
+    Raises:
+        StaleWriter: another writer changed the table.
+    """
+    wanted = {column.name: column.type for column in schema}
+    columns = []
+    for column in pa.schema(snapshot.delta.schema().to_arrow()):
+        both = wider(column.type, wanted.get(column.name, column.type))
+        columns.append(column if both is None else column.with_type(both))
+    with snapshot.store.errors(f"widen {snapshot.relative}"):
+        try:
+            snapshot.delta.create_write_transaction(
+                [],
+                mode="overwrite",
+                schema=Schema.from_arrow(pa.schema(columns)),
+                partition_by=[snapshot.partition],
+                partition_filters=[(snapshot.partition, "=", "none such")],
+                commit_properties=CommitProperties(max_commit_retries=0),
+            )
+        except CommitFailedError as error:
+            raise StaleWriter(f"{snapshot.relative}: another writer was faster") from error
+        snapshot.delta.update_incremental()
+    return replace(snapshot, version=int(snapshot.delta.version()))
+
+
+def _delta_field(column: pa.Field[Any]) -> DeltaField:
+    only = Schema.from_arrow(pa.schema([column.with_nullable(True)]))
+    return only.fields[0]
+
+
+def _add_action(file: DataFile, partition: str) -> AddAction:
+    stats: dict[str, Any] = {"numRecords": file.rows, "minValues": {}, "maxValues": {}, "nullCount": {}}
+    if file.time_min_us is not None and file.time_max_us is not None:
+        stats["minValues"]["time"] = _iso(file.time_min_us)
+        stats["maxValues"]["time"] = _iso(file.time_max_us)
+    return AddAction(
+        path=file.path,
+        size=file.size_bytes,
+        partition_values={partition: file.week},
+        modification_time=int(time.time() * 1000),
+        data_change=True,
+        stats=json.dumps(stats, separators=(",", ":")),
+    )
+
+
+def _remove_action(file: DataFile, partition: str) -> RemoveAction:
+    return RemoveAction(
+        file.path,
+        True,
+        int(time.time() * 1000),
+        size=file.size_bytes,
+        partition_values={partition: file.week},
+    )
+
+
+def _iso(time_us: int) -> str:
+    return from_microseconds(time_us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _find(
+    store: Store, relative: str, first: int, commit_id: str, delta: DeltaTable | None, partition: str
+) -> Commit:
+    """The commit just made, found in the log by its id: other writers may have committed before it."""
+    for found in read_log(store, relative, first, partition=partition):
+        if found.note.get("commit") == commit_id:
+            if delta is not None:
+                delta.update_incremental()
+            return found
+    raise DamagedTable(f"The log of {relative} does not have the commit that was just made")
+
+
+def read_log(store: Store, relative: str, first: int, *, partition: str = "week") -> Iterable[Commit]:
+    """The commits of a table from version `first` on, as far back as its log still goes."""
+    while (data := store.try_read(f"{relative}/_delta_log/{first:020d}.json")) is not None:
+        yield _parse(store, relative, first, data, partition)
+        first += 1
+
+
+def log_versions(store: Store, relative: str) -> list[int]:
+    """Versions whose log entries are still there, rising."""
+    names = store.list(f"{relative}/_delta_log")
+    return [
+        int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit() and len(name) == 25
+    ]
+
+
+def _parse(store: Store, relative: str, version: int, data: bytes, partition: str) -> Commit:
+    actions = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
+    info = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    note = json.loads(info.get(_NOTE, "{}"))
+    counts = note.get("removed", {})
+
+    def logged(kind: str) -> tuple[DataFile, ...]:
+        found = [_logged(store, relative, action[kind], partition) for action in actions if kind in action]
+        return tuple(_counted(file, counts.get(file.path)) for file in found)
+
+    moved = [action["txn"] for action in actions if "txn" in action]
+    return Commit(
+        version=version,
+        at_us=int(info.get("timestamp", 0)) * 1000,
+        added=logged("add"),
+        removed=logged("remove"),
+        transactions={action["appId"]: int(action["version"]) for action in moved},
+        note=note,
+    )
+
+
+def _counted(file: DataFile, counts: Sequence[Any] | None) -> DataFile:
+    """A removed file with its rows and times: Delta's remove action does not carry them, our note does."""
+    if counts is None:
+        return file
+    return replace(file, rows=counts[0], time_min_us=counts[1], time_max_us=counts[2])
+
+
+def _logged(store: Store, relative: str, action: Mapping[str, Any], partition: str) -> DataFile:
+    stats = json.loads(action["stats"]) if action.get("stats") else {}
+    path = action["path"]
+    return DataFile(
+        path=path,
+        week=(action.get("partitionValues") or {}).get(partition) or "",
+        slice=slice_of_path(path),
+        rows=int(stats.get("numRecords", 0)),
+        size_bytes=int(action.get("size") or 0),
+        time_min_us=_from_iso(stats.get("minValues", {}).get("time")),
+        time_max_us=_from_iso(stats.get("maxValues", {}).get("time")),
+        uri=store.uri(f"{relative}/{path}"),
+    )
+
+
+def _from_iso(text: str | None) -> int | None:
+    return None if text is None else microseconds(parse_time(text))
