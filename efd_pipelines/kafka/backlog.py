@@ -1,0 +1,568 @@
+"""The backlog: all records of many topics from given positions to given ends, in chunks of bounded size.
+
+One consumer is assigned all partitions at explicit offsets; group offsets are neither read nor written, because
+positions are the archive's and move with its commits. Offsets are sparse (transaction markers, compaction): the
+end of a partition is an end offset or Kafka's end-of-partition event, never a count. What cannot be read is
+said as a value among the chunks and stops nothing else. What a topic is and has: `brokers.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TypeVar
+
+import numpy as np
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from efd_pipelines.errors import KafkaUnavailable
+from efd_pipelines.kafka.brokers import Brokers
+from efd_pipelines.kafka.connection import Complaints, client_properties, connect, unavailable
+from efd_pipelines.kafka.frames import FrameBatch
+from efd_pipelines.settings import Settings
+
+Answer = TypeVar("Answer")
+
+_CONSUME_BYTES = 4 * 1024 * 1024
+_CONSUME_MESSAGES = 512
+_POLL_S = 0.2
+_CONFIRM_EVERY_S = 2.0
+_CONFIRM_TIMEOUT_S = 3.0
+_CORRUPT_ATTEMPTS = 3
+# What a buffered record costs beside its bytes: two objects, their places in lists, offset and time stamp.
+_RECORD_OVERHEAD_BYTES = 140
+
+_TUNING = {
+    # The queue may be overshot by one answer of each broker: together at most 32 MiB with three brokers.
+    "queued.max.messages.kbytes": 12 * 1024,
+    "fetch.max.bytes": 6 * 1024 * 1024,
+    "fetch.message.max.bytes": 2 * 1024 * 1024,
+    "fetch.queue.backoff.ms": 5,
+    "fetch.error.backoff.ms": 100,
+    # How long a broker holds back an answer without records: the end of every partition waits for it.
+    "fetch.wait.max.ms": 50,
+    "topic.metadata.refresh.fast.interval.ms": 100,
+}
+_REQUIRED = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": True,
+    "auto.offset.reset": "error",
+    "isolation.level": "read_committed",
+    "check.crcs": True,
+    "max.poll.interval.ms": 86_400_000,
+}
+_LOST_OFFSET = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+_MISSING = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.UNKNOWN_TOPIC_ID,  # type: ignore[attr-defined]
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+    }
+)
+_NO_END = int(np.iinfo(np.int64).max)
+_TRUNCATED = KafkaError(KafkaError._LOG_TRUNCATION).str()
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The next offset to read, and the leader epoch of what was read before it (None: not known)."""
+
+    offset: int
+    leader_epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Frames of one topic, possibly none, and the new position of each partition that moved since the last chunk."""
+
+    frames: FrameBatch
+    positions: dict[int, Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Records that Kafka no longer has or cannot read, from `first` to before `end`; reading goes on at `end`.
+
+    It is given before the chunk whose position passes it.
+    """
+
+    topic: str
+    partition: int
+    first: int
+    end: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """A partition whose log ends before the position, or has another history up to it. It is not read.
+
+    `end` is the offset up to which the log agrees, or the log's end.
+    """
+
+    topic: str
+    partition: int
+    position: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicGone:
+    """A topic that was deleted, or deleted and created again, while or before it was read. It is not read further."""
+
+    topic: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRefused:
+    """A topic that the brokers do not let us read."""
+
+    topic: str
+    reason: str
+    remedy: str = "Ask for the right to read the topic (ACL of this user)."
+
+
+Read = Chunk | Gap | Truncated | TopicGone | TopicRefused
+
+
+def read_backlog(
+    settings: Settings,
+    assignments: Mapping[str, Mapping[int, Position]],
+    ends: Mapping[str, Mapping[int, int]],
+    byte_budget: int | None = None,
+    *,
+    topic_ids: Mapping[str, str] | None = None,
+) -> Iterator[Read]:
+    """Read each partition from its position until `ends` or its end, whichever comes first.
+
+    Memory is bounded by `byte_budget` (default: the configuration's) and librdkafka's queue, at most 32 MiB.
+
+    Args:
+        assignments: positions by topic and partition.
+        ends: end offsets, exclusive; a partition without one is read to its end as Kafka reports it.
+        topic_ids: the topics' identities when the positions were looked up. Frames are given out only after the
+            topic has been seen with that identity once more, so that those of a topic that was deleted and created
+            again meanwhile never pass for the old one's.
+
+    Raises:
+        KafkaUnavailable: nothing moved for `kafka.stall_s`; what was given out before is valid.
+        SettingsError: the brokers are not configured, or not acceptably.
+    """
+    with _Reader(settings, assignments, ends, byte_budget, topic_ids) as reader:
+        yield from reader.read()
+
+
+@dataclass(slots=True, eq=False)
+class _Partition:
+    """How far one partition has been read."""
+
+    buffer: _Buffer
+    partition: int
+    offset: int
+    epoch: int | None
+    end: int
+    told: int
+    done: bool = False
+    corrupt_attempts: int = 0
+    corrupt_at: int | None = None
+
+    @property
+    def position(self) -> Position:
+        return Position(self.offset, self.epoch)
+
+    @property
+    def place(self) -> TopicPartition:
+        if self.epoch is None:
+            return TopicPartition(self.buffer.topic, self.partition, self.offset)
+        return TopicPartition(self.buffer.topic, self.partition, self.offset, leader_epoch=self.epoch)
+
+
+@dataclass(slots=True, eq=False)
+class _Buffer:
+    """Records of one topic that have been read and not yet given out."""
+
+    topic: str
+    topic_id: str = ""
+    states: list[_Partition] = field(default_factory=list)
+    values: list[bytes | None] = field(default_factory=list)
+    keys: list[bytes | None] = field(default_factory=list)
+    partitions: array[int] = field(default_factory=lambda: array("i"))
+    offsets: array[int] = field(default_factory=lambda: array("q"))
+    timestamps: array[int] = field(default_factory=lambda: array("q"))
+    size_bytes: int = 0
+    is_left: bool = False
+    confirmed: int = 0
+    confirmed_positions: dict[int, Position] = field(default_factory=dict)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to give out."""
+        return bool(self.values) or any(state.offset != state.told for state in self.states)
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        return any(self.confirmed_positions.get(state.partition) != state.position for state in self.states)
+
+    @property
+    def is_done(self) -> bool:
+        return all(state.done for state in self.states)
+
+    def confirm(self) -> None:
+        """What has been read so far is the topic's that we know."""
+        self.confirmed = len(self.values)
+        self.confirmed_positions = {state.partition: state.position for state in self.states}
+
+    def cut_unconfirmed(self) -> int:
+        """Forget what may be another topic's: it counts as not read. The bytes that this frees."""
+        count = self.confirmed
+        cut = sum(len(value) for value in self.values[count:] if value)
+        cut += sum(len(key) for key in self.keys[count:] if key) + _RECORD_OVERHEAD_BYTES * (len(self.values) - count)
+        del self.values[count:], self.keys[count:]
+        del self.partitions[count:], self.offsets[count:], self.timestamps[count:]
+        for state in self.states:
+            known = self.confirmed_positions.get(state.partition)
+            state.offset, state.epoch = (known.offset, known.leader_epoch) if known else (state.told, None)
+        self.size_bytes -= cut
+        return cut
+
+    def emptied(self) -> Chunk:
+        """All of it as a chunk; the buffer is empty afterwards."""
+        moved = {state.partition: state.position for state in self.states if state.offset != state.told}
+        frames = FrameBatch(
+            self.topic,
+            self.values,
+            self.keys,
+            np.frombuffer(self.partitions, np.int32) if self.partitions else np.empty(0, np.int32),
+            np.frombuffer(self.offsets, np.int64) if self.offsets else np.empty(0, np.int64),
+            np.frombuffer(self.timestamps, np.int64) if self.timestamps else np.empty(0, np.int64),
+        )
+        for state in self.states:
+            state.told = state.offset
+        self.values, self.keys = [], []
+        self.partitions, self.offsets, self.timestamps = array("i"), array("q"), array("q")
+        self.size_bytes = self.confirmed = 0
+        return Chunk(frames, moved)
+
+
+class _Reader:
+    """One reading of a backlog."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        assignments: Mapping[str, Mapping[int, Position]],
+        ends: Mapping[str, Mapping[int, int]],
+        byte_budget: int | None,
+        topic_ids: Mapping[str, str] | None,
+    ) -> None:
+        self._settings = settings
+        self._budget = byte_budget or settings.configuration.kafka.byte_budget
+        self._stall_s = settings.configuration.kafka.stall_s
+        self._known_ids = topic_ids
+        self._complaints = Complaints()
+        self._buffers: dict[str, _Buffer] = {}
+        self._open: dict[tuple[str, int], _Partition] = {}
+        self._events: list[Gap | Truncated | TopicGone | TopicRefused] = []
+        self._lost: list[tuple[_Partition, KafkaError]] = []
+        self._to_pause: list[TopicPartition] = []
+        self._size_bytes = 0
+        self._largest = 1024
+        self._moved_at = self._confirmed_at = time.monotonic()
+        self._plan(assignments, ends)
+        properties = client_properties(settings, self._complaints)
+        properties = {"group.id": "efd_pipelines", **_TUNING, **properties, **_REQUIRED}
+        self._consumer: Consumer | None = connect(Consumer, settings, properties)
+        self._brokers = Brokers(settings, timeout_s=min(_CONFIRM_TIMEOUT_S, self._stall_s))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._disconnect()
+        self._brokers.close()
+
+    def _plan(self, assignments: Mapping[str, Mapping[int, Position]], ends: Mapping[str, Mapping[int, int]]) -> None:
+        for topic, positions in assignments.items():
+            buffer = _Buffer(topic)
+            for partition, position in positions.items():
+                end = ends.get(topic, {}).get(partition, _NO_END)
+                if position.offset >= end:
+                    continue
+                state = _Partition(buffer, partition, position.offset, position.leader_epoch, int(end), position.offset)
+                buffer.states.append(state)
+                self._open[topic, partition] = state
+            if buffer.states:
+                self._buffers[topic] = buffer
+
+    def read(self) -> Iterator[Read]:
+        if not self._buffers:
+            return
+        self._identify()
+        yield from self._told()
+        self._call(lambda consumer: consumer.assign([state.place for state in self._open.values()]))
+        while self._open:
+            self._take()
+            yield from self._told()
+            if self._size_bytes > self._budget:
+                yield from self._given(self._largest_buffers())
+        self._disconnect()
+        yield from self._given([buffer for buffer in self._buffers.values() if buffer.has_news])
+
+    def _disconnect(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+    def _call(self, action: Callable[[Consumer], Answer]) -> Answer:
+        assert self._consumer is not None
+        try:
+            return action(self._consumer)
+        except KafkaException as exception:
+            raise unavailable(self._settings, "did not let us read", exception, self._complaints) from exception
+
+    # Taking records
+
+    def _take(self) -> None:
+        """Buffer the next records; note what else the brokers say."""
+        count = max(1, min(_CONSUME_MESSAGES, _CONSUME_BYTES // self._largest))
+        messages = self._call(lambda consumer: consumer.consume(count, _POLL_S))
+        if messages:
+            self._moved_at = time.monotonic()
+            self._sort_in(messages)
+        else:
+            self._wait()
+        if self._lost:
+            self._settle_lost()
+        if time.monotonic() - self._confirmed_at > _CONFIRM_EVERY_S:
+            self._confirm([buffer for buffer in self._buffers.values() if buffer.is_unconfirmed])
+        if self._to_pause:
+            paused, self._to_pause = self._to_pause, []
+            self._call(lambda consumer: consumer.pause(paused))
+
+    def _sort_in(self, messages: Sequence[Message]) -> None:
+        still_open = self._open
+        for message in messages:
+            state = still_open.get((message.topic(), message.partition()))  # type: ignore[arg-type]
+            if state is None:
+                continue  # of a partition that is done: fetched before it was paused
+            if message.error() is not None:
+                self._hear(state, message)
+                continue
+            offset: int = message.offset()  # type: ignore[assignment]
+            if offset < state.offset:
+                continue  # fetched before a seek
+            if state.corrupt_at is not None:
+                self._pass_corruption(state, min(offset, state.end))
+            if offset < state.end:
+                self._keep(state, message, offset)
+            if offset + 1 >= state.end:
+                self._finish(state, state.end)
+
+    def _keep(self, state: _Partition, message: Message, offset: int) -> None:
+        buffer = state.buffer
+        value, key = message.value(), message.key()
+        kind, timestamp_ms = message.timestamp()
+        buffer.values.append(value)
+        buffer.keys.append(key)
+        buffer.partitions.append(state.partition)
+        buffer.offsets.append(offset)
+        buffer.timestamps.append(timestamp_ms if kind else -1)
+        state.offset = offset + 1
+        state.epoch = message.leader_epoch()
+        payload = (len(value) if value else 0) + (len(key) if key else 0)
+        if payload > self._largest:
+            self._largest = payload
+        buffer.size_bytes += payload + _RECORD_OVERHEAD_BYTES
+        self._size_bytes += payload + _RECORD_OVERHEAD_BYTES
+
+    def _finish(self, state: _Partition, offset: int) -> None:
+        """The partition has been read up to `offset`."""
+        state.offset = max(state.offset, offset)
+        self._close(state)
+
+    def _close(self, state: _Partition) -> None:
+        """Read no more of the partition."""
+        if not state.done:
+            state.done = True
+            del self._open[state.buffer.topic, state.partition]
+            self._to_pause.append(TopicPartition(state.buffer.topic, state.partition))
+
+    def _leave(self, buffer: _Buffer, why: TopicGone | TopicRefused) -> None:
+        """Read no more of the topic."""
+        if not buffer.is_left:
+            buffer.is_left = True
+            for state in buffer.states:
+                self._close(state)
+            self._events.append(why)
+
+    # What is not a record
+
+    def _hear(self, state: _Partition, message: Message) -> None:
+        error = message.error()
+        assert error is not None
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            self._hear_end(state, message)
+        elif code in _LOST_OFFSET:
+            self._lost.append((state, error))
+        elif code == KafkaError._BAD_MSG:
+            self._hear_corruption(state)
+        elif code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            self._leave(state.buffer, TopicRefused(state.buffer.topic, error.str()))
+        elif code in _MISSING:
+            self._confirmed_at = -_CONFIRM_EVERY_S  # look at once whether it still exists
+        else:
+            # Whatever passes (a leader that moves, a broker that restarts) is retried by librdkafka; what does
+            # not pass ends as a stall, with this as its reason.
+            self._complaints(error)
+
+    def _hear_end(self, state: _Partition, message: Message) -> None:
+        """No more committed records: the consumer's offset is past markers and aborted ones, too."""
+        end: int = message.offset()  # type: ignore[assignment]
+        if state.corrupt_at is not None:
+            self._pass_corruption(state, min(end, state.end))
+        self._finish(state, end)
+
+    def _hear_corruption(self, state: _Partition) -> None:
+        """A batch whose checksum is wrong: read again, the way here may be to blame; then passed over as a gap."""
+        if state.corrupt_attempts < _CORRUPT_ATTEMPTS:
+            state.corrupt_attempts += 1
+            self._go_on([state])
+        elif state.corrupt_at is None:
+            state.corrupt_at = state.offset
+
+    def _pass_corruption(self, state: _Partition, offset: int) -> None:
+        assert state.corrupt_at is not None
+        if offset > state.corrupt_at:
+            why = "the log does not agree with its checksums"
+            self._events.append(Gap(state.buffer.topic, state.partition, state.corrupt_at, offset, why))
+        state.corrupt_at, state.corrupt_attempts = None, 0
+
+    def _settle_lost(self) -> None:
+        """Logs that do not have the offset, or not the history up to it: where do they go on?"""
+        lost, self._lost = self._lost, []
+        marks = self._patiently(lambda: self._brokers.offsets({state.buffer.topic for state, _ in lost}))
+        going_on = []
+        for state, error in lost:
+            topic, partition, position = state.buffer.topic, state.partition, state.offset
+            known = marks.get(topic, {}).get(partition)
+            if state.done:
+                continue
+            if known is None:
+                self._confirmed_at = -_CONFIRM_EVERY_S
+            elif _TRUNCATED in error.str() or position > known.high:
+                self._close(state)
+                self._events.append(Truncated(topic, partition, position, min(position, known.high)))
+            else:
+                # Where the offset is there again, the leader had moved: go on as before.
+                if position < known.low:
+                    why = "expired before it was read"
+                    self._events.append(Gap(topic, partition, position, known.low, why))
+                    state.offset = known.low
+                going_on.append(state)
+        self._go_on(going_on)
+
+    def _go_on(self, states: Sequence[_Partition]) -> None:
+        """Read the partitions from where they now stand: a seek is refused while a reset is pending."""
+        if states:
+            places = [TopicPartition(state.buffer.topic, state.partition, state.offset) for state in states]
+            self._call(lambda consumer: consumer.incremental_unassign(places))
+            self._call(lambda consumer: consumer.incremental_assign(places))
+
+    def _wait(self) -> None:
+        """Nothing came: look after a second whether the topics are still there, give up after `stall_s`."""
+        waited_s = time.monotonic() - self._moved_at
+        if self._complaints.refuses_us or waited_s > self._stall_s:
+            raise self._stalled(waited_s)
+        if waited_s > 1.0 and time.monotonic() - self._confirmed_at > 1.0:
+            self._confirm([buffer for buffer in self._buffers.values() if not buffer.is_done])
+
+    def _stalled(self, waited_s: float) -> KafkaUnavailable:
+        waiting = ", ".join(f"{topic}[{partition}]" for topic, partition in list(self._open)[:3])
+        more = f" and {len(self._open) - 3} more" if len(self._open) > 3 else ""
+        what = f"sent nothing of {waiting}{more} for {waited_s:.0f} s"
+        return unavailable(self._settings, what, None, self._complaints)
+
+    # Whose records they are
+
+    def _identify(self) -> None:
+        """Note the topics' identities, before any record of them is read."""
+        found = self._described(list(self._buffers))
+        for topic, buffer in self._buffers.items():
+            buffer.topic_id = (self._known_ids or {}).get(topic) or found.get(topic, "")
+            self._check(buffer, found.get(topic))
+        self._confirmed_at = time.monotonic()
+
+    def _confirm(self, buffers: Sequence[_Buffer]) -> None:
+        """See that the topics are still the ones that we know: then what has been read so far is theirs."""
+        found = self._described([buffer.topic for buffer in buffers if not buffer.is_left])
+        for buffer in buffers:
+            if not buffer.is_left and self._check(buffer, found.get(buffer.topic)):
+                buffer.confirm()
+        self._confirmed_at = time.monotonic()
+
+    def _check(self, buffer: _Buffer, found: str | None) -> bool:
+        if found is None:
+            self._leave(buffer, TopicGone(buffer.topic, "it was deleted"))
+        elif found != buffer.topic_id:
+            # Frames since the last look may be the new topic's: they count as not read.
+            self._size_bytes -= buffer.cut_unconfirmed()
+            self._leave(buffer, TopicGone(buffer.topic, "it was deleted and created again"))
+        return found == buffer.topic_id
+
+    def _described(self, topics: Sequence[str]) -> dict[str, str]:
+        """Topic ids of those that exist. A broker that has just started may not know all of its topics yet."""
+        found = self._patiently(lambda: self._brokers.describe(topics))
+        missing = [topic for topic in topics if topic not in found]
+        if missing:
+            time.sleep(1.0)
+            found |= self._patiently(lambda: self._brokers.describe(missing))
+        return {topic: info.topic_id for topic, info in found.items()}
+
+    def _patiently(self, question: Callable[[], Answer]) -> Answer:
+        """The brokers' answer, also when they are restarting."""
+        began = time.monotonic()
+        while True:
+            try:
+                return question()
+            except KafkaUnavailable:
+                if time.monotonic() - began > self._stall_s:
+                    raise
+                time.sleep(0.2)
+
+    # Giving out
+
+    def _told(self) -> Iterator[Read]:
+        """What was noted: gaps at once, what ends a topic after its records."""
+        while self._events:
+            event = self._events.pop(0)
+            if not isinstance(event, Gap) and self._buffers[event.topic].has_news:
+                yield from self._given([self._buffers[event.topic]])
+            yield event
+
+    def _largest_buffers(self) -> list[_Buffer]:
+        """As few as possible, so that what stays is half of the budget at most."""
+        chosen, left = [], self._size_bytes
+        for buffer in sorted(self._buffers.values(), key=lambda buffer: -buffer.size_bytes):
+            if left <= self._budget // 2:
+                break
+            chosen.append(buffer)
+            left -= buffer.size_bytes
+        return chosen
+
+    def _given(self, buffers: Sequence[_Buffer]) -> Iterator[Read]:
+        self._confirm(buffers)
+        for buffer in buffers:
+            if buffer.has_news:
+                self._size_bytes -= buffer.size_bytes
+                yield buffer.emptied()
+        yield from self._told()
+        self._moved_at = time.monotonic()  # the time that others took is not the brokers'
