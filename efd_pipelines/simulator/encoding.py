@@ -161,9 +161,7 @@ def _field_encoder(field: Mapping[str, Any]) -> _FieldEncoder:
     kind = declared["items"] if isinstance(declared, dict) else declared
     if kind not in (*_FLOATS, *_INTEGERS, "boolean", "string"):
         raise SchemaError(f"Field {field['name']} has a type that SAL does not know: {kind}")
-    return _FieldEncoder(
-        field["name"], kind, array, branches, field.get("default", "" if kind == "string" else 0)
-    )
+    return _FieldEncoder(field["name"], kind, array, branches, field.get("default", "" if kind == "string" else 0))
 
 
 def _strings(column: Column, records: int) -> Piece:

@@ -25,9 +25,7 @@ def parse_speed(speed: Speed) -> float:
     except ValueError:
         factor = math.nan
     if not factor > 0:
-        raise UsageError(
-            f"{speed!r} is no speed", remedy="Write max, or how many times real time: 1, 10, 0.5."
-        )
+        raise UsageError(f"{speed!r} is no speed", remedy="Write max, or how many times real time: 1, 10, 0.5.")
     return factor
 
 

@@ -111,17 +111,13 @@ class SalProducer:
             present = self._partition_counts(admin)
         self._partitions.update({name: present[name] for name, *_ in topics})
 
-    def send(
-        self, series: Sequence[Series], pace: Pace | None = None, progress: Progress | None = None
-    ) -> int:
+    def send(self, series: Sequence[Series], pace: Pace | None = None, progress: Progress | None = None) -> int:
         """Produce all records of `series` in order of event time, at a pace; how many (delivered or not)."""
         self.prepare([one.topic for one in series])
         names = [self.topic_name(one.topic) for one in series]
         heads = [self._heads[one.topic] for one in series]
         bodies = [one.bodies() for one in series]
-        partitions = [
-            one.partitions(self._partitions[name]).tolist() for one, name in zip(series, names, strict=True)
-        ]
+        partitions = [one.partitions(self._partitions[name]).tolist() for one, name in zip(series, names, strict=True)]
         stamps = [one.kafka_timestamps_ms() for one in series]
         sent = 0
         for which, row in in_order(series):
@@ -148,7 +144,7 @@ class SalProducer:
         partition: int = 0,
         timestamp_ms: int = 0,
     ) -> None:
-        """Produce one frame as it is to a topic of that name; 0 leaves the time stamp to the client's clock."""
+        """Produce one frame as it is; a time stamp of 0 leaves it to the client's clock."""
         producer = self._producer or self._connect()
         while True:
             try:
@@ -222,9 +218,7 @@ class SalProducer:
         try:
             topics = admin.list_topics(timeout=self._timeout_s).topics
         except KafkaException as error:
-            raise unavailable(
-                self._settings, "did not say which topics it has", error, self._complaints
-            ) from error
+            raise unavailable(self._settings, "did not say which topics it has", error, self._complaints) from error
         return {
             name: len(topic.partitions) if all(p.leader >= 0 for p in topic.partitions.values()) else 0
             for name, topic in topics.items()
@@ -236,9 +230,7 @@ class SalProducer:
         except KafkaException as error:
             reason = error.args[0]
             if not isinstance(reason, KafkaError) or reason.code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise unavailable(
-                    self._settings, f"did not make the topic {name}", error, self._complaints
-                ) from error
+                raise unavailable(self._settings, f"did not make the topic {name}", error, self._complaints) from error
 
 
 def topic_properties(topic: SalTopic) -> dict[str, str]:

@@ -250,9 +250,7 @@ def load_topics(path: Path) -> dict[str, SalTopic]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error})", remedy="Name a sal/topics.json.gz.") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(
-            f"{path} holds no SAL topics ({error!r})", remedy="Name a sal/topics.json.gz."
-        ) from error
+        raise UsageError(f"{path} holds no SAL topics ({error!r})", remedy="Name a sal/topics.json.gz.") from error
 
 
 def _loaded(name: str, entry: Mapping[str, Any]) -> SalTopic:

@@ -26,8 +26,8 @@ _SCATTER = np.uint64(0x9E3779B97F4A7C15)
 class Series:
     """Records of one topic.
 
-    `times_us` are event times in UTC; `columns` has the values by field, as `AvroEncoder.encode` takes them;
-    `keys` is one for all or one each.
+    `times_us` are event times in UTC; `columns` has the values by field, as `AvroEncoder.encode` takes them:
+    a scalar for all records, or one entry each; `keys` likewise.
     """
 
     topic: SalTopic
@@ -41,6 +41,15 @@ class Series:
     def bodies(self) -> list[bytes]:
         """The Avro bodies, one per record, without the frame's head."""
         return AvroEncoder(self.topic.avro_schema()).encode(self.columns, len(self))
+
+    def between(self, first: int, end: int) -> Series:
+        """Rows from `first` to `end`, excluded."""
+        columns = {
+            name: column[first:end] if isinstance(column, (list, np.ndarray)) else column
+            for name, column in self.columns.items()
+        }
+        keys = self.keys if isinstance(self.keys, bytes) else self.keys[first:end]
+        return Series(self.topic, self.times_us[first:end], columns, keys)
 
     def key(self, row: int) -> bytes:
         return self.keys if isinstance(self.keys, bytes) else self.keys[row]
@@ -100,6 +109,17 @@ def private_columns(times_us: NDArray[np.int64]) -> dict[str, Column]:
         "private_efdStamp": efd_stamps,
         "private_kafkaStamp": tai_stamps,
     }
+
+
+def windows(series: Sequence[Series], records: int) -> Iterator[list[Series]]:
+    """The same records in pieces of about `records`, cut at the same event times in all series."""
+    times = np.sort(np.concatenate([one.times_us for one in series])) if series else np.empty(0, np.int64)
+    cuts = [*np.unique(times[records::records]).tolist(), None]
+    before = [0] * len(series)
+    for cut in cuts:
+        ends = [len(one) if cut is None else int(np.searchsorted(one.times_us, cut)) for one in series]
+        yield [one.between(first, end) for one, first, end in zip(series, before, ends, strict=True) if end > first]
+        before = ends
 
 
 def in_order(series: Sequence[Series]) -> Iterator[tuple[int, int]]:
