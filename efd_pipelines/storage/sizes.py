@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 
@@ -45,12 +44,6 @@ class Measure(Enum):
     PUBLISHED = "sizes of the topics in Kafka, as published"
 
 
-class Ledger(Protocol):
-    """What is needed of `efd_pipelines.archive.ledger.Ledger`."""
-
-    def sql(self, query: str, **relations: pa.Table) -> pa.Table: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """What was measured.
@@ -66,28 +59,26 @@ class Sizes:
     label: str = ""
 
 
-def newest_week(ledger: Ledger) -> Week | None:
-    """The newest week of which the archive holds rows."""
-    found = ledger.sql(
+def newest_week(ledger: pa.Table) -> Week | None:
+    """The newest week of which the archive holds rows, by the ledger's table."""
+    found = _ask(
         "SELECT max(week) AS week FROM (SELECT week FROM ledger WHERE \"table\" = 'raw' AND week LIKE '2%'"
-        " GROUP BY week HAVING sum(rows) > 0)"
+        " GROUP BY week HAVING sum(rows) > 0)",
+        ledger=ledger,
     )
     key = found.column("week")[0].as_py()
     return None if key is None else Week.parse(key)
 
 
-def sizes_of_weeks(ledger: Ledger, weeks: Sequence[Week]) -> Sizes:
-    """The archive's and the tiers' sizes in `weeks`, from the ledger.
+def sizes_of_weeks(ledger: pa.Table, weeks: Sequence[Week]) -> Sizes:
+    """The archive's and the tiers' sizes in `weeks`, from the ledger's table.
 
     `messages` are the rows that Kafka delivered; `rows` counts history that was filled in as well, which has
     no Avro size.
     """
     wanted = pa.table({"week": pa.array([week.key for week in weeks], pa.string())})
-    topics = ledger.sql(_TOPIC_QUERY, wanted=wanted).cast(TOPIC_SIZES)
-    last = ledger.sql(
-        'SELECT CAST(max("at") AS VARCHAR) AS last_at FROM ledger SEMI JOIN wanted USING (week)',
-        wanted=wanted,
-    )
+    topics = _ask(_TOPIC_QUERY, ledger=ledger, wanted=wanted).cast(TOPIC_SIZES)
+    last = _ask(_LAST_QUERY, ledger=ledger, wanted=wanted)
     return Sizes(Measure.AVRO, topics, _outside(ledger, weeks), last.column("last_at")[0].as_py() or "")
 
 
@@ -110,6 +101,8 @@ def published_sizes(directory: Path) -> Sizes:
     topics = pa.Table.from_pylist(rows, schema=TOPIC_SIZES)
     return Sizes(Measure.PUBLISHED, topics, {}, "", label=f"published-{digest}")
 
+
+_LAST_QUERY = 'SELECT CAST(max("at") AS VARCHAR) AS last_at FROM ledger SEMI JOIN wanted USING (week)'
 
 # `at` is compared, not `week`: what belongs to no week is counted in the week in which it arrived.
 _OUTSIDE_QUERY = """
@@ -136,11 +129,20 @@ _TOPIC_QUERY = """
 """
 
 
-def _outside(ledger: Ledger, weeks: Sequence[Week]) -> dict[str, int]:
+def _ask(query: str, **relations: pa.Table) -> pa.Table:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        for name, relation in relations.items():
+            connection.register(name, relation)
+        return connection.execute(query).to_arrow_table()
+
+
+def _outside(ledger: pa.Table, weeks: Sequence[Week]) -> dict[str, int]:
     if not weeks:
         return {}
     query = _OUTSIDE_QUERY.format(start=weeks[0].start_us, end=weeks[-1].end_us)
-    return {row["place"]: row["rows"] for row in ledger.sql(query).to_pylist()}
+    return {row["place"]: row["rows"] for row in _ask(query, ledger=ledger).to_pylist()}
 
 
 def _text(path: Path) -> str:

@@ -161,8 +161,9 @@ def measure(
 ) -> StorageReport:
     """The report of a period, without keeping it; arguments and errors as for `storage_report`."""
     missing = _catch_up(archive)
-    weeks, notes = _period(week, start, end, lambda: newest_week(archive.ledger))
-    sizes = sizes_of_weeks(archive.ledger, weeks)
+    ledger = archive.ledger.table()
+    weeks, notes = _period(week, start, end, lambda: newest_week(ledger))
+    sizes = sizes_of_weeks(ledger, weeks)
     return _report(sizes, weeks, (*notes, *_remarks(sizes, weeks)), missing)
 
 

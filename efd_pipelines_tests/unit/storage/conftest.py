@@ -30,9 +30,7 @@ LEDGER = pa.schema(
 ARRIVED = datetime(2026, 11, 3, 5, tzinfo=UTC)
 
 
-def entry(
-    topic: str, week: str, rows: int, *, avro: int = 0, parquet: int = 0, **other: Any
-) -> dict[str, Any]:
+def entry(topic: str, week: str, rows: int, *, avro: int = 0, parquet: int = 0, **other: Any) -> dict[str, Any]:
     """One row of the ledger: what a commit added to a week (negative where it took)."""
     dataset = Dataset.parse(topic)
     row = {
@@ -52,7 +50,7 @@ def entry(
 
 
 class FakeLedger:
-    """Answers SQL over rows given by the test."""
+    """Rows given by the test."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
@@ -62,13 +60,8 @@ class FakeLedger:
         if self.error is not None:
             raise self.error
 
-    def sql(self, query: str, **relations: pa.Table) -> pa.Table:
-        import duckdb
-
-        with duckdb.connect() as connection:
-            for name, table in (relations | {"ledger": pa.Table.from_pylist(self.rows, LEDGER)}).items():
-                connection.register(name, table)
-            return connection.sql(query).to_arrow_table()
+    def table(self) -> pa.Table:
+        return pa.Table.from_pylist(self.rows, LEDGER)
 
 
 @dataclass

@@ -75,9 +75,7 @@ def test_the_text_holds_each_component_with_its_figures(archive: Any) -> None:
 
 
 def test_the_headline_says_what_one_sees(archive: Any, shared: Path) -> None:
-    assert headline(storage_report(archive, week=WEEKS[0])).startswith(
-        "MTMount sends 67 % of the telemetry: 2 of 3 MB"
-    )
+    assert headline(storage_report(archive, week=WEEKS[0])).startswith("MTMount sends 67 % of the telemetry: 2 of 3 MB")
     published = headline(storage_report(None, sizes=shared / "seed_tables"))
     assert published.startswith("MTM1M3 sends 84 % of the telemetry: 353,699 of 420,074 MB")
 
