@@ -34,12 +34,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m efd_pipelines.servers", description="Start and stop the real servers."
     )
     parser.add_argument("action", choices=ACTIONS)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(SERVERS)}; all when none is given"
-    )
-    parser.add_argument(
-        "--directory", type=Path, default=DEFAULT_DIRECTORY, help="where they keep their data"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SERVERS)}; all when none is given")
+    parser.add_argument("--directory", type=Path, default=DEFAULT_DIRECTORY, help="where they keep their data")
     return parser
 
 

@@ -48,9 +48,7 @@ class InfluxServer(Server):
 
     name: ClassVar[str] = "influxdb"
 
-    def __init__(
-        self, directory: Path, port: int = 0, *, flux: bool = False, die_with_parent: bool = False
-    ) -> None:
+    def __init__(self, directory: Path, port: int = 0, *, flux: bool = False, die_with_parent: bool = False) -> None:
         super().__init__(directory, ports={"clients": port, "rpc": 0}, die_with_parent=die_with_parent)
         self.flux = flux
 

@@ -133,9 +133,7 @@ class KafkaServer(Server):
 
     def _properties(self) -> dict[str, str]:
         clients = f"PLAINTEXT://{self.bootstrap}"
-        listeners = (
-            clients if self.joins else f"{clients},CONTROLLER://{self._controller().partition('@')[2]}"
-        )
+        listeners = clients if self.joins else f"{clients},CONTROLLER://{self._controller().partition('@')[2]}"
         return {
             "process.roles": "broker" if self.joins else "broker,controller",
             "node.id": str(self.node),

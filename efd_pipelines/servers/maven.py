@@ -9,9 +9,12 @@ prints such a list, resolved afresh. Where files go: `cache.py`. The Java that r
 from __future__ import annotations
 
 import logging
+import os
+import ssl
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,11 +68,9 @@ def fetch(files: Sequence[MavenFile], into: Path) -> None:
         from jgo.constants import MAVEN_CENTRAL_URL
         from jgo.maven import MavenContext
     except ImportError as error:
-        raise NotInstalled(
-            "Java servers are fetched with jgo, which is missing.", remedy=WITHOUT_DEMO
-        ) from error
+        raise NotInstalled("Java servers are fetched with jgo, which is missing.", remedy=WITHOUT_DEMO) from error
     own = GlobalSettings.load()
-    with tempfile.TemporaryDirectory(dir=into.parent) as fresh:
+    with _trusting_what_this_machine_trusts(), tempfile.TemporaryDirectory(dir=into.parent) as fresh:
         repository = MavenContext(
             repo_cache=Path(fresh),
             # What a Maven on this machine has already downloaded is taken from there; the hash decides.
@@ -88,6 +89,25 @@ def fetch(files: Sequence[MavenFile], into: Path) -> None:
                     remedy="Check the network, or name a mirror in ~/.config/jgo.conf, [repositories].",
                 ) from error
             _accept(file, found, into)
+
+
+@contextmanager
+def _trusting_what_this_machine_trusts() -> Iterator[None]:
+    """Let requests, by which jgo downloads, use the system's certificates and not a list of its own.
+
+    Go, uv and pip do; behind a proxy that signs for itself, requests alone would fail.
+    """
+    chosen = "REQUESTS_CA_BUNDLE"
+    system = ssl.get_default_verify_paths()
+    bundle = system.cafile or system.capath
+    if bundle is None or chosen in os.environ or "CURL_CA_BUNDLE" in os.environ:
+        yield
+        return
+    os.environ[chosen] = bundle
+    try:
+        yield
+    finally:
+        del os.environ[chosen]
 
 
 def _accept(file: MavenFile, found: Path, into: Path) -> None:

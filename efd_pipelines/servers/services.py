@@ -65,17 +65,13 @@ class Services:
         """
         unknown = sorted(set(names) - set(SERVERS))
         if unknown:
-            raise UsageError(
-                f"No server is called {', '.join(unknown)}", remedy=f"There are {', '.join(SERVERS)}."
-            )
+            raise UsageError(f"No server is called {', '.join(unknown)}", remedy=f"There are {', '.join(SERVERS)}.")
         environment = os.environ if environment is None else environment
         directory = directory.resolve()
         return cls(
             directory,
             tuple(
-                SERVERS[name][0](
-                    directory / name, port=_port(name, environment), die_with_parent=die_with_parent
-                )
+                SERVERS[name][0](directory / name, port=_port(name, environment), die_with_parent=die_with_parent)
                 for name in SERVERS
                 if name in names or not names
             ),
@@ -98,10 +94,7 @@ class Services:
     def settings(self) -> dict[str, str]:
         """The environment variables that reach the servers that run."""
         return {
-            name: value
-            for server in self.servers
-            if server.is_running()
-            for name, value in server.settings().items()
+            name: value for server in self.servers if server.is_running() for name, value in server.settings().items()
         }
 
     def __enter__(self) -> Self:
