@@ -99,11 +99,11 @@ def _trusting_what_this_machine_trusts() -> Iterator[None]:
     """
     chosen = "REQUESTS_CA_BUNDLE"
     system = ssl.get_default_verify_paths()
-    bundle = system.cafile or system.capath
-    if bundle is None or chosen in os.environ or "CURL_CA_BUNDLE" in os.environ:
+    bundles = [path for path in (system.cafile, system.capath) if path]  # None where it does not exist
+    if not bundles or chosen in os.environ or "CURL_CA_BUNDLE" in os.environ:
         yield
         return
-    os.environ[chosen] = bundle
+    os.environ[chosen] = bundles[0]
     try:
         yield
     finally:
