@@ -1,0 +1,140 @@
+"""Single messages: the thorough decoder, fastavro, which reads one body at a time, of any Avro schema.
+
+It takes what the fast one does not cover or refused. Whatever fastavro returns is written again and compared
+with the body; where that differs, `grammar.py` decides whether the body is a message in another of Avro's
+spellings or garbage that passes for one. Values of nested types become JSON text.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import fastavro
+import numpy as np
+import pyarrow as pa
+
+from efd_pipelines.avro.attempts import Attempt
+from efd_pipelines.avro.columns import Flattening
+from efd_pipelines.avro.grammar import Grammar, Ungrammatical, grammar
+from efd_pipelines.errors import SchemaError
+from efd_pipelines.topics.layout import Layout
+from efd_pipelines.topics.schemas import Field, TopicSchema
+
+_ARROW: Mapping[str, pa.DataType] = {
+    "boolean": pa.bool_(),
+    "int": pa.int32(),
+    "long": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "string": pa.string(),
+    "bytes": pa.binary(),
+    "json": pa.string(),
+}
+_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Compiled:
+    grammar: Grammar
+    schema: Any
+
+
+class SingleMessages:
+    """Decodes with fastavro."""
+
+    def covers(self, schema: TopicSchema) -> bool:
+        return True
+
+    def attempt(self, bodies: Sequence[bytes], schema: TopicSchema, layout: Layout) -> Attempt:
+        compiled = _compiled(schema.text)
+        flattening = Flattening(layout)
+        refused: dict[int, str] = {}
+        good: list[int] = []
+        tables = []
+        for indices, messages in _read(bodies, compiled, refused):
+            tables.append(flattening.table(_fields(messages, schema), len(messages)))
+            good += indices
+        table = pa.concat_tables(tables) if tables else flattening.schema.empty_table()
+        return Attempt(table, np.array(good, dtype=np.int64), refused, flattening.lengths)
+
+
+@functools.lru_cache(maxsize=4096)
+def _compiled(text: str) -> _Compiled:
+    reduced = grammar(text)
+    try:
+        return _Compiled(reduced, fastavro.parse_schema(reduced.document))
+    except (fastavro.schema.SchemaParseException, fastavro.schema.UnknownType, ValueError, KeyError) as error:
+        raise SchemaError(f"The schema cannot be compiled ({error!r})") from error
+
+
+def _read(
+    bodies: Sequence[bytes], compiled: _Compiled, refused: dict[int, str]
+) -> Iterator[tuple[list[int], list[Mapping[str, Any]]]]:
+    """Messages with their indices, some thousands at a time, so that Python objects of few are alive at once."""
+    indices: list[int] = []
+    messages: list[Mapping[str, Any]] = []
+    for index, body in enumerate(bodies):
+        try:
+            messages.append(_message(body, compiled))
+        except Ungrammatical as error:
+            refused[index] = str(error)
+            continue
+        indices.append(index)
+        if len(messages) == _ROWS:
+            yield indices, messages
+            indices, messages = [], []
+    if messages:
+        yield indices, messages
+
+
+def _message(body: bytes, compiled: _Compiled) -> Mapping[str, Any]:
+    """The one message that the body is.
+
+    Raises:
+        Ungrammatical: it is none.
+    """
+    try:
+        message = fastavro.schemaless_reader(io.BytesIO(body), compiled.schema, None)
+        again = io.BytesIO()
+        fastavro.schemaless_writer(again, compiled.schema, message)
+        agrees = again.getvalue() == body
+    except (ValueError, EOFError, IndexError, TypeError, OverflowError, KeyError) as error:
+        compiled.grammar.check(body)  # says it in the schema's words
+        raise Ungrammatical(f"fastavro cannot read it ({error!r})") from error
+    if not agrees:
+        compiled.grammar.check(body)
+    return cast("Mapping[str, Any]", message)
+
+
+def _fields(messages: Sequence[Mapping[str, Any]], schema: TopicSchema) -> dict[str, pa.Array]:
+    return {field.name: _array(field, [message[field.name] for message in messages]) for field in schema.fields}
+
+
+def _array(field: Field, values: list[Any]) -> pa.Array:
+    kind = _ARROW[field.type]
+    if field.type == "json":
+        values = [None if value is None else json_text(value) for value in values]
+    return pa.array(values, pa.list_(kind) if field.array else kind)
+
+
+def json_text(value: Any) -> str:
+    """A value of a nested type as JSON: bytes as Avro's JSON has them, what JSON has no number for by name."""
+    return json.dumps(_jsonable(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(inner) for inner in value]
+    return value
