@@ -1,0 +1,308 @@
+"""Summary: the rows of one tier over some of the archive's rows.
+
+The windows are found from a few columns; then the others are read a tile at a time, so that memory is bounded by the
+tile and the result, and never by the width of the dataset. A value that is null or NaN is no sample; where a
+window has no sample of a field, its statistics are null. `first_` is the value of the window's first row as it
+is, be it NaN or null, so that all of them together are one record that really was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from efd_pipelines.tiers.columns import SummaryField, tier_columns, tier_schema
+from efd_pipelines.tiers.rows import Rows
+from efd_pipelines.tiers.statistics import Statistics, window_statistics
+from efd_pipelines.tiers.windows import KEYS, Windows, find_windows
+from efd_pipelines.topics.layout import TIME, Arrays
+
+TILE_BYTES = 96 * 1024 * 1024
+
+Results: TypeAlias = "dict[str, pa.Array[Any]]"
+
+
+def summarise(rows: Rows, window_us: int, arrays: Arrays = "flat") -> pa.Table:
+    """The tier's table over `rows`, sorted by (salIndex, time); columns of `columns.tier_schema`."""
+    windows = find_windows(_keys(rows), window_us)
+    fields = tier_columns(rows.schema, arrays)
+    source = _Source(rows, windows)
+    results: Results = {}
+    for tile in _tiles([one for one in fields if len(one.statistics) > 1 and not _ragged(one)], rows.count):
+        results |= source.summarise_numbers(tile)
+    for one in fields:
+        if len(one.statistics) > 1 and _ragged(one):
+            results |= source.summarise_lists(one)
+    results |= source.take_first([one for one in fields if len(one.statistics) == 1])
+    return _assembled(rows.schema, fields, windows, window_us, results)
+
+
+def _keys(rows: Rows) -> pa.Table:
+    names = [name for name in KEYS if name in rows.schema.names]
+    schema = pa.schema([rows.schema.field(name) for name in names])
+    return pa.concat_tables([schema.empty_table(), *(part for _, part in rows.batches(names))])
+
+
+def _ragged(one: SummaryField) -> bool:
+    """Whether the archive itself keeps lists, which can be of any length."""
+    return bool(pa.types.is_list(one.type))
+
+
+def _computed(kind: pa.DataType) -> np.dtype[Any]:
+    """In what a type is computed: floats as they are, integers as int64."""
+    return np.dtype(np.int64) if pa.types.is_integer(kind) else np.dtype(kind.to_pandas_dtype())
+
+
+def _tiles(fields: Iterable[SummaryField], rows: int) -> Iterator[list[SummaryField]]:
+    """Fields of one type in groups whose values fit into `TILE_BYTES`."""
+    by_type: dict[np.dtype[Any], list[SummaryField]] = {}
+    for one in fields:
+        by_type.setdefault(_computed(one.type), []).append(one)
+    for kind, members in by_type.items():
+        room = max(1, TILE_BYTES // max(1, rows * kind.itemsize))
+        tile: list[SummaryField] = []
+        width = 0
+        for one in members:
+            if tile and width + len(one.sources) > room:
+                yield tile
+                tile, width = [], 0
+            tile.append(one)
+            width += len(one.sources)
+        yield tile
+
+
+@dataclass(slots=True)
+class _Tile:
+    """Values of some columns, (columns, samples in the windows' order); `present` where some of a column are null."""
+
+    values: NDArray[Any]
+    present: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def put(self, column: int, places: Any, values: pa.ChunkedArray[Any], kept: NDArray[np.bool_] | None) -> None:
+        """Puts the values of a piece of rows to their places."""
+        if values.null_count:
+            there = self.present.setdefault(column, np.ones(self.values.shape[1], bool))
+            there[places] = _kept(values.is_valid().to_numpy(), kept)
+            filler = float("nan") if self.values.dtype.kind == "f" else 0
+            values = pc.fill_null(values, pa.scalar(filler, values.type))
+        self.values[column, places] = _kept(values.to_numpy(), kept)
+
+    def statistics(self, windows: Windows) -> Statistics:
+        if not self.present or self.values.dtype.kind == "f":
+            return window_statistics(self.values, windows.starts, windows.ends)
+        present = np.ones(self.values.shape, bool)
+        for column, there in self.present.items():
+            present[column] = there
+        return window_statistics(self.values, windows.starts, windows.ends, present)
+
+    def first(self, column: int, windows: Windows, kind: pa.DataType) -> pa.Array[Any]:
+        values = self.values[column, windows.starts]
+        there = self.present.get(column)
+        return _cast(pa.array(values, mask=None if there is None else ~there[windows.starts]), kind)
+
+
+def _cast(values: pa.Array[Any], kind: pa.DataType) -> pa.Array[Any]:
+    """A cast that changes nothing costs as much as one that does, and there are thousands of columns."""
+    return values if values.type.equals(kind) else values.cast(kind)
+
+
+def _kept(values: NDArray[Any], kept: NDArray[np.bool_] | None) -> NDArray[Any]:
+    return values if kept is None else values[kept]
+
+
+class _Source:
+    """Rows with their windows: reads fields and gives their columns."""
+
+    def __init__(self, rows: Rows, windows: Windows) -> None:
+        self._rows = rows
+        self._windows = windows
+        self._ranks = windows.ranks(rows.count)
+
+    def summarise_numbers(self, fields: Sequence[SummaryField]) -> Results:
+        """The six statistics of fields that are of one type and no lists in the archive."""
+        names = [name for one in fields for name in one.sources]
+        tile = _Tile(np.empty((len(names), len(self._windows.order)), _computed(fields[0].type)))
+        for first, part in self._rows.batches(names):
+            places, kept = self._places(first, part.num_rows)
+            for column, name in enumerate(names):
+                tile.put(column, places, part[name], kept)
+        results: Results = {}
+        figures = list(_figures(tile.statistics(self._windows)))
+        begin = 0
+        for one in fields:
+            end = begin + len(one.sources)
+            values = [tile.first(column, self._windows, one.item_type) for column in range(begin, end)]
+            results[f"first_{one.name}"] = _listed(values) if one.is_list else values[0]
+            for figure in figures:
+                column = figure.column(begin, end, one)
+                results[f"{figure.name}_{one.name}"] = _even_lists(column, end - begin) if one.is_list else column
+            begin = end
+        return results
+
+    def _places(self, first: int, count: int) -> tuple[Any, NDArray[np.bool_] | None]:
+        """Where in the windows' order the rows from `first` on go, and which of them go anywhere."""
+        ranks = self._ranks[first : first + count]
+        if count and ranks[0] >= 0 and np.array_equal(ranks, np.arange(ranks[0], ranks[0] + count)):
+            return slice(int(ranks[0]), int(ranks[0]) + count), None
+        kept = ranks >= 0
+        return ranks[kept], kept
+
+    def take_first(self, fields: Sequence[SummaryField]) -> Results:
+        """`first_` of fields of any type."""
+        names = [name for one in fields for name in one.sources]
+        if not names:
+            return {}
+        taken = self._first_rows(names)
+        results: Results = {}
+        for one in fields:
+            columns = [taken[name].combine_chunks() for name in one.sources]
+            flat = one.is_list and not _ragged(one)
+            results[f"first_{one.name}"] = _listed(columns) if flat else columns[0]
+        return results
+
+    def _first_rows(self, names: Sequence[str]) -> pa.Table:
+        """The windows' first rows, in their order."""
+        wanted = self._windows.first_rows
+        rising = np.sort(wanted)
+        schema = pa.schema([self._rows.schema.field(name) for name in names])
+        parts = [schema.empty_table()]
+        for first, part in self._rows.batches(names):
+            low, high = np.searchsorted(rising, (first, first + part.num_rows))
+            parts.append(part.take(pa.array(rising[low:high] - first)))
+        return pa.concat_tables(parts).take(pa.array(np.searchsorted(rising, wanted)))
+
+    def summarise_lists(self, one: SummaryField) -> Results:
+        """The six statistics of a field that the archive keeps as lists, element by element."""
+        name = one.sources[0]
+        lists = _Lists.read(self._rows, name, self._ranks, len(self._windows.order))
+        statistics = lists.statistics(self._windows, _computed(one.item_type))
+        lengths, null = lists.window_lengths(self._windows)
+        results = {f"first_{one.name}": self._first_rows([name])[name].combine_chunks()}
+        for figure in _figures(statistics):
+            column = figure.column(0, lists.width, one)
+            results[f"{figure.name}_{one.name}"] = _uneven_lists(column, lists.width, lengths, null)
+        return results
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """The lists of all samples: (samples, longest list) of values, and the length of each, −1 for null."""
+
+    values: NDArray[Any]
+    lengths: NDArray[np.int64]
+
+    @property
+    def width(self) -> int:
+        return int(self.values.shape[1])
+
+    @classmethod
+    def read(cls, rows: Rows, name: str, ranks: NDArray[np.int64], samples: int) -> _Lists:
+        lengths = np.full(samples, -1, np.int64)
+        parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]] = []
+        for first, part in rows.batches([name]):
+            kept = ranks[first : first + part.num_rows] >= 0
+            lists = part[name].filter(pa.array(kept)).combine_chunks()
+            places = ranks[first : first + part.num_rows][kept]
+            sizes = pc.fill_null(pc.list_value_length(lists), -1).to_numpy().astype(np.int64)
+            lengths[places] = sizes
+            parts.append((places, np.maximum(sizes, 0), lists.flatten().to_numpy(zero_copy_only=False)))
+        width = int(max(lengths.max(initial=0), 0))
+        kind = _computed(rows.schema.field(name).type.value_type)
+        values = np.full((samples, width), np.nan if kind.kind == "f" else 0, kind)
+        for places, sizes, flat in parts:
+            element = np.arange(len(flat)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            values[np.repeat(places, sizes), element] = flat
+        return cls(values, lengths)
+
+    def statistics(self, windows: Windows, kind: np.dtype[Any]) -> Statistics:
+        tile = np.ascontiguousarray(self.values.T)
+        if kind.kind == "f" or (self.lengths == self.width).all():
+            return window_statistics(tile, windows.starts, windows.ends)
+        present = np.arange(self.width)[:, None] < self.lengths[None, :]
+        return window_statistics(tile, windows.starts, windows.ends, present)
+
+    def window_lengths(self, windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The longest list of each window, and whether there was none at all."""
+        if not len(windows):
+            return np.zeros(0, np.int64), np.zeros(0, bool)
+        longest = np.maximum.reduceat(self.lengths, windows.starts)
+        return np.maximum(longest, 0), longest < 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """One statistic of all columns of a tile, (columns, windows); `missing` is None where none is."""
+
+    name: str
+    values: NDArray[Any]
+    missing: NDArray[np.bool_] | None
+
+    def column(self, begin: int, end: int, one: SummaryField) -> pa.Array[Any]:
+        """The values of some columns, window by window, in the type that the tier has them in."""
+        values = self.values[begin] if end == begin + 1 else self.values[begin:end].T.ravel()
+        mask = None if self.missing is None else self.missing[begin:end].T.ravel()
+        return _cast(pa.array(values, mask=mask), one.item_type_of(self.name))
+
+
+def _figures(statistics: Statistics) -> Iterator[_Figure]:
+    count = statistics.count.T
+    for name, values, least in (
+        ("min", statistics.minimum, 1),
+        ("max", statistics.maximum, 1),
+        ("mean", statistics.mean, 1),
+        ("median", statistics.median, 1),
+        ("stdev", statistics.stdev, 2),
+    ):
+        missing = count < least
+        yield _Figure(name, _transposed(values, statistics.minimum.dtype), missing if missing.any() else None)
+
+
+def _transposed(values: NDArray[Any], own: np.dtype[Any]) -> NDArray[Any]:
+    """By columns, in the own type of floats. A stdev of the largest floats may pass them: then it is infinite."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values.T, dtype=own if own.kind == "f" else values.dtype)
+
+
+def _listed(columns: Sequence[pa.Array[Any]]) -> pa.Array[Any]:
+    """Columns of equal length, element for element, as lists."""
+    count, width = len(columns[0]), len(columns)
+    across = np.arange(count * width).reshape(width, count).T.ravel()
+    return _even_lists(pa.concat_arrays(list(columns)).take(pa.array(across)), width)
+
+
+def _even_lists(items: pa.Array[Any], width: int) -> pa.Array[Any]:
+    offsets = np.arange(0, len(items) + 1, width, dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), items)
+
+
+def _uneven_lists(
+    items: pa.Array[Any], width: int, lengths: NDArray[np.int64], null: NDArray[np.bool_]
+) -> pa.Array[Any]:
+    """The first `lengths` of `width` items of each window."""
+    kept = (np.arange(width)[None, :] < lengths[:, None]).ravel()
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    mask = pa.array(np.append(null, False)) if null.any() else None
+    bounds = pa.array(offsets, mask=np.append(null, False)) if mask is not None else pa.array(offsets)
+    return pa.ListArray.from_arrays(bounds, items.filter(pa.array(kept)))
+
+
+def _assembled(
+    schema: pa.Schema, fields: list[SummaryField], windows: Windows, window_us: int, results: Results
+) -> pa.Table:
+    wanted = tier_schema(schema, fields)
+    columns: dict[str, pa.Array[Any]] = {
+        "time": pa.array(windows.time_us).cast(TIME),
+        "window_size": pa.array(np.full(len(windows), window_us / 1e6)),
+        "count": pa.array(windows.counts),
+    }
+    index = windows.sal_indices()
+    if index is not None:
+        columns["salIndex"] = index.cast(schema.field("salIndex").type)
+    columns |= results
+    return pa.table([columns[name] for name in wanted.names], schema=wanted)
