@@ -49,9 +49,7 @@ def write_data_file(
     path = f"{partition}={week}/{name}"
     store.write_bytes(f"{relative}/{path}", data)
     low, high = time_range(table)
-    return DataFile(
-        path, week, slice_key, table.num_rows, len(data), low, high, store.uri(f"{relative}/{path}")
-    )
+    return DataFile(path, week, slice_key, table.num_rows, len(data), low, high, store.uri(f"{relative}/{path}"))
 
 
 def sort_rows(table: pa.Table) -> pa.Table:

@@ -62,6 +62,7 @@ SCHEMA = pa.schema(
         ("time_max", _UTC),
         ("records", pa.int64()),
         ("positions", pa.string()),
+        ("epochs", pa.string()),
         ("gaps", pa.string()),
         ("schemas", pa.string()),
         ("at", _UTC),
@@ -90,6 +91,7 @@ class LedgerRow:
     time_max_us: int | None
     records: int
     positions: Mapping[str, int]
+    epochs: Mapping[str, int]
     gaps: Sequence[Mapping[str, Any]]
     schemas: Sequence[int]
     at_us: int
@@ -113,6 +115,7 @@ class LedgerRow:
             "time_max": self.time_max_us,
             "records": self.records,
             "positions": json.dumps(dict(self.positions), separators=(",", ":"), sort_keys=True),
+            "epochs": json.dumps(dict(self.epochs), separators=(",", ":"), sort_keys=True),
             "gaps": json.dumps(list(self.gaps), separators=(",", ":")),
             "schemas": json.dumps(sorted(self.schemas), separators=(",", ":")),
             "at": self.at_us,
@@ -145,14 +148,11 @@ def _row(table: str, dataset: Dataset, made: Commit, week: str, key: str, *, fir
         bytes=sum(file.size_bytes for file in added) - sum(file.size_bytes for file in removed),
         files=len(added) - len(removed),
         avro_bytes=int(note.get("avro_bytes", {}).get(f"{week}|{key}", 0)),
-        time_min_us=min(
-            (f.time_min_us for f in (*added, *removed) if f.time_min_us is not None), default=None
-        ),
-        time_max_us=max(
-            (f.time_max_us for f in (*added, *removed) if f.time_max_us is not None), default=None
-        ),
+        time_min_us=min((f.time_min_us for f in (*added, *removed) if f.time_min_us is not None), default=None),
+        time_max_us=max((f.time_max_us for f in (*added, *removed) if f.time_max_us is not None), default=None),
         records=int(note.get("records", 0)) if first else 0,
         positions=_positions(made) if first else {},
+        epochs=note.get("epochs", {}) if first else {},
         gaps=note.get("gaps", []) if first else [],
         schemas=note.get("schemas", []) if first else [],
         at_us=made.at_us,
@@ -161,9 +161,7 @@ def _row(table: str, dataset: Dataset, made: Commit, week: str, key: str, *, fir
 
 
 def _positions(made: Commit) -> dict[str, int]:
-    return {
-        app.removeprefix("kafka:"): to for app, to in made.transactions.items() if app.startswith("kafka:")
-    }
+    return {app.removeprefix("kafka:"): to for app, to in made.transactions.items() if app.startswith("kafka:")}
 
 
 class Ledger:
@@ -230,12 +228,8 @@ class Ledger:
     def _read(self, file: DataFile) -> pa.Table:
         relative = f"{RELATIVE}/{file.path}"
         with self._store.errors(f"read {relative}"):
-            part = pq.read_table(
-                self._store.path(relative), filesystem=self._store.arrow_fs, partitioning=None
-            )
-        return (
-            part.append_column("month", pa.repeat(file.week, part.num_rows)).select(SCHEMA.names).cast(SCHEMA)
-        )
+            part = pq.read_table(self._store.path(relative), filesystem=self._store.arrow_fs, partitioning=None)
+        return part.append_column("month", pa.repeat(file.week, part.num_rows)).select(SCHEMA.names).cast(SCHEMA)
 
     def sql(self, query: str, **relations: pa.Table) -> pa.Table:
         """Answer of DuckDB to a query of ours over `ledger` and the relations given."""
@@ -248,22 +242,32 @@ class Ledger:
             return connection.sql(query).to_arrow_table()
 
     def latest(self) -> pa.Table:
-        """One row per table and dataset: dataset, component, kind, table, version, last_at, positions (JSON)."""
+        """One row per table and dataset: table, dataset, component, kind, version, last_at, positions, epochs.
+
+        The last two are JSON texts of what each `<source>:<partition>` has reached.
+        """
         return self.sql(
             """
             WITH moved AS (
-                SELECT "table", dataset, unnest(map_entries(CAST(CAST(positions AS JSON) AS MAP(VARCHAR, BIGINT)))) AS entry
+                SELECT "table", dataset,
+                       unnest(map_entries(CAST(CAST(positions AS JSON) AS MAP(VARCHAR, BIGINT)))) AS moved_to,
+                       CAST(CAST(epochs AS JSON) AS MAP(VARCHAR, BIGINT)) AS epochs
                 FROM ledger WHERE positions <> '{}'
             ), reached AS (
-                SELECT "table", dataset, entry.key AS partition, max(entry.value) AS position
+                SELECT "table", dataset, moved_to.key AS partition, max(moved_to.value) AS position,
+                       arg_max(epochs[moved_to.key], moved_to.value) AS epoch
                 FROM moved GROUP BY ALL
             ), collected AS (
                 SELECT "table", dataset, json_group_object(partition, position)::VARCHAR AS positions
                 FROM reached GROUP BY ALL
+            ), led AS (
+                SELECT "table", dataset, json_group_object(partition, epoch)::VARCHAR AS epochs
+                FROM reached WHERE epoch IS NOT NULL GROUP BY ALL
             )
             SELECT l."table", l.dataset, any_value(l.component) AS component, any_value(l.kind) AS kind,
-                   max(l.version) AS version, max(l.at) AS last_at, coalesce(any_value(c.positions), '{}') AS positions
-            FROM ledger l LEFT JOIN collected c USING ("table", dataset)
+                   max(l.version) AS version, max(l."at") AS last_at,
+                   coalesce(any_value(c.positions), '{}') AS positions, coalesce(any_value(e.epochs), '{}') AS epochs
+            FROM ledger l LEFT JOIN collected c USING ("table", dataset) LEFT JOIN led e USING ("table", dataset)
             GROUP BY l."table", l.dataset ORDER BY l."table", l.dataset
             """
         )

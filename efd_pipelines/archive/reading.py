@@ -101,9 +101,7 @@ def read_file(snapshot: TableSnapshot, file: DataFile, schema: pa.Schema) -> pa.
     relative = f"{snapshot.relative}/{file.path}"
     with (
         store.errors(f"read {relative}"),
-        pq.ParquetFile(
-            store.path(relative), filesystem=store.arrow_fs, pre_buffer=store.is_remote
-        ) as parquet,
+        pq.ParquetFile(store.path(relative), filesystem=store.arrow_fs, pre_buffer=store.is_remote) as parquet,
     ):
         there = set(parquet.schema_arrow.names)
         part = parquet.read(columns=[name for name in schema.names if name in there], use_threads=True)

@@ -204,11 +204,7 @@ class Store:
         except Exception as error:
             if not _is_foreign(error):
                 raise
-            if (
-                "PreconditionFailed" in str(error)
-                or "412" in str(error)
-                or "pre-condition" in str(error).lower()
-            ):
+            if "PreconditionFailed" in str(error) or "412" in str(error) or "pre-condition" in str(error).lower():
                 return False
             raise self._mapped("write a probe", error, False) from error
         return True

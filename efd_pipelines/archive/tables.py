@@ -277,9 +277,7 @@ def _with_columns(snapshot: TableSnapshot, schema: pa.Schema) -> TableSnapshot:
     types = {column.name: column.type for column in snapshot.schema}
     for column in schema:
         if not types[column.name].equals(column.type):
-            raise StaleWriter(
-                f"{snapshot.relative}: {column.name} is {types[column.name]}, not {column.type}"
-            )
+            raise StaleWriter(f"{snapshot.relative}: {column.name} is {types[column.name]}, not {column.type}")
     return snapshot
 
 
@@ -357,9 +355,7 @@ def _iso(time_us: int) -> str:
     return from_microseconds(time_us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _find(
-    store: Store, relative: str, first: int, commit_id: str, delta: DeltaTable | None, partition: str
-) -> Commit:
+def _find(store: Store, relative: str, first: int, commit_id: str, delta: DeltaTable | None, partition: str) -> Commit:
     """The commit just made, found in the log by its id: other writers may have committed before it."""
     for found in read_log(store, relative, first, partition=partition):
         if found.note.get("commit") == commit_id:
@@ -379,9 +375,7 @@ def read_log(store: Store, relative: str, first: int, *, partition: str = "week"
 def log_versions(store: Store, relative: str) -> list[int]:
     """Versions whose log entries are still there, rising."""
     names = store.list(f"{relative}/_delta_log")
-    return [
-        int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit() and len(name) == 25
-    ]
+    return [int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit() and len(name) == 25]
 
 
 def _parse(store: Store, relative: str, version: int, data: bytes, partition: str) -> Commit:

@@ -1,0 +1,84 @@
+"""Widening: what happens when a field arrives with a wider type than its column (int → long, float → double).
+
+The table's schema comes first, since delta-rs would take the wider file and leave the schema narrow; then the
+narrow files are rewritten, under the guard `widen`, until a fresh look finds none: a writer that was encoding for
+the narrow table meanwhile may still add one (delta-facts). Plain Parquet readers fail on a mixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from efd_pipelines.archive.files import DataFile, write_data_file
+from efd_pipelines.archive.reading import read_file
+from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table, widen
+from efd_pipelines.errors import StaleWriter
+from efd_pipelines.topics.layout import Column, arrow_field
+
+GUARD = "widen"
+_FILES_OF_A_COMMIT = 32
+
+
+def needs_widening(held: Iterable[Column], columns: Iterable[Column]) -> bool:
+    """Whether a column of the table is narrower than it must be."""
+    types = {column.name: column.type for column in held}
+    return any(not types.get(column.name, column.type).equals(column.type) for column in columns)
+
+
+def widen_table(snapshot: TableSnapshot, columns: Iterable[Column], run: str) -> tuple[TableSnapshot, list[Commit]]:
+    """The table with columns as wide as `columns`, its files rewritten; and the commits that did it.
+
+    Raises:
+        StaleWriter: another writer changed the table; nothing is half done, the next attempt goes on.
+    """
+    current = widen(snapshot, pa.schema([arrow_field(column) for column in columns]))
+    made: list[Commit] = []
+    while narrow := _narrow_files(current)[:_FILES_OF_A_COMMIT]:
+        made.append(_rewrite(current, narrow, run))
+        fresh = open_table(current.store, current.relative, partition=current.partition)
+        if fresh is None:
+            raise StaleWriter(f"{current.relative} is gone")
+        current = fresh
+    return current, made
+
+
+def _narrow_files(snapshot: TableSnapshot) -> list[DataFile]:
+    schema = snapshot.schema
+    return [file for file in snapshot.files() if _is_narrow(snapshot, file, schema)]
+
+
+def _is_narrow(snapshot: TableSnapshot, file: DataFile, schema: pa.Schema) -> bool:
+    path = f"{snapshot.relative}/{file.path}"
+    store = snapshot.store
+    with store.errors(f"read {path}"):
+        found = pq.read_schema(store.path(path), filesystem=store.arrow_fs)
+    return any(not field.type.equals(schema.field(field.name).type) for field in found)
+
+
+def _rewrite(snapshot: TableSnapshot, files: Sequence[DataFile], run: str) -> Commit:
+    reached = snapshot.transaction_version(GUARD)
+    added = [_widened(snapshot, file) for file in files]
+    return commit(
+        snapshot.store,
+        snapshot.relative,
+        snapshot,
+        add=added,
+        remove=files,
+        transactions={GUARD: (reached, (reached or 0) + 1)},
+        schema=snapshot.schema,
+        note={"kind": "widen", "run": run},
+        partition=snapshot.partition,
+    )
+
+
+def _widened(snapshot: TableSnapshot, file: DataFile) -> DataFile:
+    path = f"{snapshot.relative}/{file.path}"
+    store = snapshot.store
+    with store.errors(f"read {path}"):
+        names = pq.read_schema(store.path(path), filesystem=store.arrow_fs).names
+    whole = snapshot.schema
+    rows = read_file(snapshot, file, pa.schema([whole.field(name) for name in names]))
+    return write_data_file(store, snapshot.relative, file.week, file.slice, rows, partition=snapshot.partition)
