@@ -196,17 +196,12 @@ class Store:
 
     def _put_again(self, bucket: str, key: str) -> bool:
         try:
-            self.fs.call_s3("put_object", Bucket=bucket, Key=key, Body=b"2", IfNoneMatch="*")
-        except OSError as error:
-            if error.errno == errno.EEXIST or "PreconditionFailed" in str(error) or "412" in str(error):
+            with self.errors("write a probe"):
+                self.fs.call_s3("put_object", Bucket=bucket, Key=key, Body=b"2", IfNoneMatch="*")
+        except StoreUnavailable as error:
+            if _is_refused_precondition(error):
                 return False
-            raise self._mapped("write a probe", error, error.errno in _NO_ROOM) from error
-        except Exception as error:
-            if not _is_foreign(error):
-                raise
-            if "PreconditionFailed" in str(error) or "412" in str(error) or "pre-condition" in str(error).lower():
-                return False
-            raise self._mapped("write a probe", error, False) from error
+            raise
         return True
 
     def _probe_local(self, name: str) -> None:
@@ -240,6 +235,16 @@ def _is_foreign(error: Exception) -> bool:
     """Whether a store's client raised it (botocore, aiohttp, delta-rs, pyarrow), and not a mistake of ours."""
     module = type(error).__module__.partition(".")[0]
     return module in {"botocore", "aiobotocore", "aiohttp", "s3fs", "deltalake", "_internal", "pyarrow"}
+
+
+def _is_refused_precondition(error: BaseException | None) -> bool:
+    """Whether the store answered 412 to a conditional request, somewhere in the chain of causes."""
+    while error is not None:
+        code = getattr(error, "response", {}).get("Error", {}).get("Code")
+        if code in {"PreconditionFailed", "ConditionalRequestConflict", "412"}:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _first_line(error: Exception) -> str:
