@@ -69,6 +69,8 @@ class DrainIncomplete(DataError):
 
     remedy = "Mend what the message names and run again: reading goes on where it stopped."
 
+    result: DrainResult
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -146,7 +148,7 @@ def drain(
     if failed:
         names = ", ".join(problem.topic for problem in failed[:5])
         error = DrainIncomplete(f"{len(failed)} topics could not be archived: {names}: {failed[0].detail}")
-        error.result = result  # type: ignore[attr-defined]
+        error.result = result
         raise error
     return result
 

@@ -1,0 +1,39 @@
+"""`efd tiers`: summaries at fixed windows, built from the archive."""
+
+from __future__ import annotations
+
+import typer
+
+from efd_pipelines.cli.answers import print_facts, print_json
+from efd_pipelines.cli.options import AsJson, Components, WeekKey, example, parse_week, run_name
+from efd_pipelines.cli.progress import Gauge
+
+app = typer.Typer(rich_markup_mode=None, help="Summaries at fixed windows, built from the archive.")
+
+
+@app.command("run", epilog=example("efd tiers run", "efd tiers run MTM1M3 MTMount --week 2026-11-16 --json"))
+def run(components: Components = None, week: WeekKey = None, as_json: AsJson = False) -> None:
+    """Build what is stale of the 1 s tier: what changed in the archive since it was computed."""
+    from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.settings import load_settings
+    from efd_pipelines.tiers.build import build_tier
+    from efd_pipelines.tiers.tier import TIERS
+
+    archive = Archive(load_settings())
+    only = parse_week(week)
+    chosen = set(components or ())
+    datasets = [one for one in archive.datasets() if one.component in chosen] if chosen else None
+    with Gauge("Summarising", "slices") as gauge:
+        result = build_tier(
+            archive,
+            TIERS["1s"],
+            datasets=datasets,
+            weeks=None if only is None else [only],
+            run=run_name(),
+            progress=gauge.step,
+        )
+    document = {"windows": result.windows, "rows": result.rows, "seconds": round(result.seconds, 3)}
+    if as_json:
+        print_json(document)
+    else:
+        print_facts(document)
