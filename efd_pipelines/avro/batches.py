@@ -210,11 +210,11 @@ def _as_int(values: pa.Array) -> pa.Array:
 
 
 def _chunks(bodies: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    first = size = 0
-    for index, body in enumerate(bodies):
-        size += len(body)
-        if size >= CHUNK_BYTES:
-            yield first, index + 1
-            first, size = index + 1, 0
-    if first < len(bodies):
-        yield first, len(bodies)
+    """First and end of runs of bodies that are about `CHUNK_BYTES` together."""
+    ends = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)))
+    first = 0
+    while first < len(bodies):
+        before = int(ends[first - 1]) if first else 0
+        end = max(first + 1, int(np.searchsorted(ends, before + CHUNK_BYTES, side="right")))
+        yield first, end
+        first = end

@@ -65,7 +65,8 @@ def decode(
     for decoder in decoders:
         if not decoder.covers(schema):
             continue
-        attempt = _attempted(decoder, [bodies[index] for index in left.tolist()], schema, layout)
+        asked = bodies if len(left) == len(bodies) else [bodies[index] for index in left.tolist()]
+        attempt = _attempted(decoder, asked, schema, layout)
         parts.append((left[attempt.good], attempt.table))
         for name, length in attempt.lengths.items():
             lengths[name] = max(length, lengths.get(name, 0))

@@ -37,6 +37,8 @@ _ARROW: Mapping[str, pa.DataType] = {
     "json": pa.string(),
 }
 _ROWS = 4096
+# Saying in the schema's words where a body goes wrong takes a millisecond a kilobyte.
+_EXPLAINED = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +83,7 @@ def _read(
     messages: list[Mapping[str, Any]] = []
     for index, body in enumerate(bodies):
         try:
-            messages.append(_message(body, compiled))
+            messages.append(_message(body, compiled, explain=len(refused) < _EXPLAINED))
         except Ungrammatical as error:
             refused[index] = str(error)
             continue
@@ -93,7 +95,7 @@ def _read(
         yield indices, messages
 
 
-def _message(body: bytes, compiled: _Compiled) -> Mapping[str, Any]:
+def _message(body: bytes, compiled: _Compiled, *, explain: bool) -> Mapping[str, Any]:
     """The one message that the body is.
 
     Raises:
@@ -105,7 +107,8 @@ def _message(body: bytes, compiled: _Compiled) -> Mapping[str, Any]:
         fastavro.schemaless_writer(again, compiled.schema, message)
         agrees = again.getvalue() == body
     except (ValueError, EOFError, IndexError, TypeError, OverflowError, KeyError) as error:
-        compiled.grammar.check(body)  # says it in the schema's words
+        if explain:
+            compiled.grammar.check(body)
         raise Ungrammatical(f"fastavro cannot read it ({error!r})") from error
     if not agrees:
         compiled.grammar.check(body)
@@ -113,10 +116,11 @@ def _message(body: bytes, compiled: _Compiled) -> Mapping[str, Any]:
 
 
 def _fields(messages: Sequence[Mapping[str, Any]], schema: TopicSchema) -> dict[str, pa.Array]:
-    return {field.name: _array(field, [message[field.name] for message in messages]) for field in schema.fields}
+    return {field.name: field_array(field, [message[field.name] for message in messages]) for field in schema.fields}
 
 
-def _array(field: Field, values: list[Any]) -> pa.Array:
+def field_array(field: Field, values: list[Any]) -> pa.Array:
+    """Python values of a field as an Arrow array."""
     kind = _ARROW[field.type]
     if field.type == "json":
         values = [None if value is None else json_text(value) for value in values]
