@@ -10,6 +10,7 @@ shares nothing with this, so that each can check the other.
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -48,23 +49,21 @@ def varints(values: NDArray[np.int64]) -> Bytes | list[bytes]:
     """Rows of Avro ints or longs, end to end: `values` is (records, length)."""
     numbers = np.ascontiguousarray(values, dtype=np.int64)
     unsigned = ((numbers << 1) ^ (numbers >> 63)).view(np.uint64)
-    widths = np.ones(numbers.shape, dtype=np.int64)
-    for more in range(1, 10):
-        wide = unsigned >= np.uint64(1) << np.uint64(7 * more)
-        if not wide.any():
-            break
-        widths += wide
-    ends = np.cumsum(widths)
-    out = np.empty(int(ends[-1]) if ends.size else 0, dtype=np.uint8)
-    starts, flat, width = ends - widths.ravel(), unsigned.ravel(), widths.ravel()
-    for byte in range(int(width.max(initial=0))):
-        here = width > byte
-        low = (flat[here] >> np.uint64(7 * byte)).astype(np.uint8) & 0x7F
-        out[starts[here] + byte] = low | np.where(width[here] > byte + 1, 0x80, 0).astype(np.uint8)
-    rows = widths.sum(axis=1)
-    if (rows == rows[0]).all():
-        return out.reshape(len(rows), int(rows[0]))
-    return _cut(out, rows)
+    longest = max(1, -(-int(unsigned.max(initial=0)).bit_length() // 7))
+    if longest == 1:
+        return unsigned.astype(np.uint8)
+    shifts = np.arange(0, 7 * longest, 7, dtype=np.uint64)
+    groups = unsigned[..., None] >> shifts
+    # A group is written where there is still something to write; all but the last carry the high bit.
+    written = groups > 0
+    written[..., 0] = True
+    out = (groups & np.uint64(0x7F)).astype(np.uint8)
+    out[..., :-1] |= np.where(written[..., 1:], 0x80, 0).astype(np.uint8)
+    flat = out[written]
+    widths = written.sum(axis=(1, 2))
+    if (widths == widths[0]).all():
+        return flat.reshape(len(widths), int(widths[0]))
+    return _cut(flat, widths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +147,12 @@ class AvroEncoder:
             if not isinstance(piece, bytes) and len(piece) != records:
                 raise SchemaError(f"{self.name}: a column has {len(piece)} values for {records} records")
         return _joined(pieces, records)
+
+
+@functools.lru_cache(maxsize=4096)
+def encoder_of(schema: str) -> AvroEncoder:
+    """The encoder of a schema's text."""
+    return AvroEncoder(schema)
 
 
 def _field_encoder(field: Mapping[str, Any]) -> _FieldEncoder:

@@ -115,8 +115,7 @@ class SalProducer:
         """Produce all records of `series` in order of event time, at a pace; how many (delivered or not)."""
         self.prepare([one.topic for one in series])
         names = [self.topic_name(one.topic) for one in series]
-        heads = [self._heads[one.topic] for one in series]
-        bodies = [one.bodies() for one in series]
+        frames = [self.frames(one) for one in series]
         partitions = [one.partitions(self._partitions[name]).tolist() for one, name in zip(series, names, strict=True)]
         stamps = [one.kafka_timestamps_ms() for one in series]
         sent = 0
@@ -126,7 +125,7 @@ class SalProducer:
             stamp = stamps[which]
             self.put(
                 names[which],
-                heads[which] + bodies[which][row],
+                frames[which][row],
                 series[which].key(row),
                 partitions[which][row],
                 0 if stamp is None else int(stamp[row]),
@@ -135,6 +134,12 @@ class SalProducer:
             if progress is not None and sent % _POLL_EVERY == 0:
                 progress(self.records)
         return sent
+
+    def frames(self, series: Series) -> list[bytes]:
+        """The values of `series` as they are on the wire; its schema is registered for that."""
+        self.prepare([series.topic])
+        head = self._heads[series.topic]
+        return [head + body for body in series.bodies()]
 
     def put(
         self,

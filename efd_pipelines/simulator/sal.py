@@ -156,8 +156,7 @@ class SalTopic:
     @property
     def rev_code(self) -> str:
         """`private_revCode`: the first 8 hex digits of the MD5 of the schema, indented by 4."""
-        indented = json.dumps(json.loads(self.avro_schema()), indent=4)
-        return hashlib.md5(indented.encode(), usedforsecurity=False).hexdigest()[:8]
+        return _rev_code(self.avro_schema())
 
     def key(self, sal_index: int = 0) -> bytes:
         """The Kafka key: empty for telemetry, else JSON of name, topic and index (efd-facts §1.2)."""
@@ -188,6 +187,12 @@ def _schema_text(topic: SalTopic) -> str:
         "description": _words(topic.sal_name.removeprefix("logevent_").removeprefix("command_")),
     }
     return json.dumps(schema)
+
+
+@functools.lru_cache(maxsize=8192)
+def _rev_code(schema: str) -> str:
+    indented = json.dumps(json.loads(schema), indent=4)
+    return hashlib.md5(indented.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
 def _field(field: SalField) -> dict[str, Any]:

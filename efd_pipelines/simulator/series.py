@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from efd_pipelines.simulator.encoding import AvroEncoder, Column
+from efd_pipelines.simulator.encoding import Column, encoder_of
 from efd_pipelines.simulator.sal import SalTopic
 from efd_pipelines.times import tai_unix_from_utc_unix
 from efd_pipelines.topics.names import Kind
@@ -40,7 +40,7 @@ class Series:
 
     def bodies(self) -> list[bytes]:
         """The Avro bodies, one per record, without the frame's head."""
-        return AvroEncoder(self.topic.avro_schema()).encode(self.columns, len(self))
+        return encoder_of(self.topic.avro_schema()).encode(self.columns, len(self))
 
     def between(self, first: int, end: int) -> Series:
         """Rows from `first` to `end`, excluded."""
