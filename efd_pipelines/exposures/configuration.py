@@ -201,10 +201,12 @@ class ExposureColumn(_Part):
 
 class _File(_Part):
     version: str
-    columns: tuple[ExposureColumn, ...] = Field(min_length=1)
+    columns: tuple[ExposureColumn, ...]
 
     @model_validator(mode="after")
     def _columns_are_distinct(self) -> Self:
+        if not self.columns:
+            raise ValueError("there are no columns")
         names = [column.name for column in self.columns]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:

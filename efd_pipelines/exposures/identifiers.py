@@ -21,9 +21,7 @@ def check_identifier(name: str) -> str:
     Raises:
         NameRejected: it would not.
     """
+    rule = f"a-z, 0-9 and _, not beginning with a digit, at most {MAX_IDENTIFIER_BYTES} bytes"
     if not _IDENTIFIER.fullmatch(name) or len(name.encode()) > MAX_IDENTIFIER_BYTES:
-        raise NameRejected(
-            f"{name!r} is no name for a table or column in ConsDB",
-            remedy=f"Use a-z, 0-9 and _, beginning with a letter, at most {MAX_IDENTIFIER_BYTES} bytes.",
-        )
+        raise NameRejected(f"{name!r} is no name for a table or column in ConsDB ({rule})", remedy="Rename it.")
     return name
