@@ -20,10 +20,10 @@ help: ## print this list
 	@echo "  Settings: DATA=$(DATA) CASES=$(CASES) SEED=$(SEED) TESTS= PYTEST_ARGS= PYTHON="
 
 demo: install ## the main job on embedded defaults, in DATA=./demo-data; ends with what was made and where
-	@$(VENV)/bin/efd demo --data $(DATA)
+	@$(VENV)/bin/efd demo --data "$(DATA)"
 
 dev: install ## the Dagster UI, daemon and sensors on the demo's data and broker
-	@$(VENV)/bin/efd dev --data $(DATA)
+	@$(VENV)/bin/efd dev --data "$(DATA)"
 
 test: install ## start the real servers, run all the tests (or TESTS=), stop the servers
 	@$(PY) -m pytest $(TESTS) $(PYTEST_ARGS)

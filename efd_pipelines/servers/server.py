@@ -189,8 +189,10 @@ class Server(ABC):
         return self.directory / "log"
 
     def port(self, purpose: str) -> int:
-        """The port for `purpose`, chosen at the first question or start."""
-        return ports.settle(self.directory / "ports.json", self._wanted_ports)[purpose]
+        """The port for `purpose`, chosen at the first question or start; a running server keeps its own."""
+        path = self.directory / "ports.json"
+        # Asked again with other settings, a server that runs is still where it was started.
+        return (ports.remembered(path) if self.is_running() else ports.settle(path, self._wanted_ports))[purpose]
 
     def start(self) -> None:
         """Start and wait until clients are served; nothing to do when that is so already.

@@ -113,7 +113,7 @@ class Services:
 
     def _write_settings(self) -> dict[str, str]:
         # Of all that run here: another call may have started others.
-        settings = Services.named(self.directory).settings()
+        settings = Services.named(self.directory, environment={}).settings()
         if not settings:
             self.env_path.unlink(missing_ok=True)
             return settings

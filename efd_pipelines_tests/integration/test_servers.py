@@ -5,8 +5,6 @@ With an empty PATH throughout: no Java, no Go, no PostgreSQL of the machine take
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,15 +25,13 @@ from efd_pipelines.errors import ServiceUnavailable
 from efd_pipelines.servers import postgresql
 from efd_pipelines.servers.influxdb import InfluxServer
 from efd_pipelines.servers.kafka import KafkaServer
-from efd_pipelines.servers.ports import is_free
+from efd_pipelines.servers.ports import free_port, is_free
 from efd_pipelines.servers.postgresql import PostgresServer
 from efd_pipelines.servers.registry import RegistryServer
 from efd_pipelines.servers.s3 import S3Server
 from efd_pipelines.servers.server import Server
 from efd_pipelines.servers.services import Services
 from efd_pipelines_tests.conftest import start
-
-PATH_OF_THE_MACHINE = os.environ.get("PATH", "")
 
 
 @pytest.fixture(autouse=True)
@@ -288,6 +284,16 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
             S3Server(tmp_path / "second", port, die_with_parent=True).start()
 
 
+def test_a_running_server_keeps_its_port_when_settings_change(tmp_path: Path) -> None:
+    with S3Server(tmp_path, die_with_parent=True) as server:
+        port = server.port("clients")
+        changed = S3Server(tmp_path, free_port([port]))
+        changed.start()
+        assert changed.endpoint == server.endpoint
+        changed.restart()
+        assert changed.endpoint != f"http://127.0.0.1:{port}"
+
+
 def test_a_broker_joins_another(tmp_path: Path) -> None:
     first = KafkaServer(tmp_path / "first", die_with_parent=True)
     start(first)
@@ -298,10 +304,11 @@ def test_a_broker_joins_another(tmp_path: Path) -> None:
         assert partition.cluster_id == first.cluster_id
 
 
-def test_postgresql_of_the_machine_does_as_well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    if shutil.which("initdb", path=PATH_OF_THE_MACHINE) is None:
-        pytest.skip("no PostgreSQL on this machine's PATH")
-    monkeypatch.setenv("PATH", PATH_OF_THE_MACHINE)
+def test_a_postgresql_on_path_does_as_well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wheel = postgresql._wheel()
+    assert wheel is not None
+    # As Debian has it: a link on PATH to a directory where all the programs are.
+    (tmp_path / "empty" / "initdb").symlink_to(wheel / "bin" / "initdb")
     monkeypatch.setattr(postgresql, "_wheel", lambda: None)
     server = PostgresServer(tmp_path / "postgres", die_with_parent=True)
     try:
