@@ -1,0 +1,137 @@
+"""Stale: which slices of a tier the archive has moved on from.
+
+A tier's table carries, for each of its slices, the app id `from:<slice>`: the version of the archive's table that it
+was computed from. The ledger says which versions changed which times; what is newer than `from` is stale. `examined`
+is the version up to which all of this is known to be done, so that only what came after is looked at.
+A commit that only rearranges rows (a merge, a widening) or lets a raw week go makes nothing stale.
+Computing: `build.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.ledger import RAW
+from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice, SliceUnit, slice_starts
+from efd_pipelines.archive.tables import TableSnapshot, open_table
+from efd_pipelines.tiers.tier import Tier, aggregated
+from efd_pipelines.topics.names import Dataset
+
+EXAMINED = "examined"
+
+_REARRANGING = ("merge", "widen")
+_CHANGES = f"""
+    SELECT l.dataset, l.version, l.slice,
+           epoch_us(l.time_min) AS time_min_us, epoch_us(l.time_max) AS time_max_us
+    FROM ledger l JOIN wanted w ON l.dataset = w.dataset
+    WHERE l."table" = '{RAW}' AND l.version > w.examined
+      AND l.week NOT IN ('', '{QUARANTINE}', '{DEAD}')
+      AND l.commit_kind <> 'expire'
+      AND NOT (l.commit_kind IN {_REARRANGING} AND l.rows = 0)
+"""  # noqa: S608 - constants of ours
+
+
+@dataclass(frozen=True, slots=True)
+class StaleDataset:
+    """Slices of one dataset's tier that must be computed again.
+
+    `examined` is the version of `raw` that may be recorded once they are; None where other stale slices were left out.
+    """
+
+    dataset: Dataset
+    raw: TableSnapshot
+    slices: tuple[Slice, ...]
+    examined: int | None
+
+
+def from_id(part: Slice) -> str:
+    """The app id that carries the version which a slice was computed from."""
+    return f"from:{part.key}"
+
+
+def find_stale(
+    archive: Archive, tier: Tier, datasets: Iterable[Dataset] | None = None, weeks: Collection[str] | None = None
+) -> list[StaleDataset]:
+    """What of the tier must be computed, by dataset; nothing where all is up to date.
+
+    Datasets that are not aggregated are left out. Commits that the ledger lacks are made good first.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    archive.ledger.catch_up_pending()
+    configuration = archive.settings.configuration
+    known = archive.datasets() if datasets is None else sorted(set(datasets))
+    chosen = [dataset for dataset in known if aggregated(dataset, configuration, tier)]
+    tables = {dataset: open_table(archive.store, archive.relative(dataset, tier.name)) for dataset in chosen}
+    changed = {Dataset.parse(text) for text in _changes(archive, tables)}
+    opened = {dataset: open_table(archive.store, archive.relative(dataset)) for dataset in sorted(changed)}
+    raw = {dataset: snapshot for dataset, snapshot in opened.items() if snapshot is not None}
+    # A later commit may be in the ledger before an earlier one: complete it up to what has just been opened.
+    archive.ledger.catch_up([(RAW, dataset) for dataset in raw])
+    changes = _changes(archive, {dataset: tables[dataset] for dataset in raw})
+    found = [
+        _stale(dataset, raw[dataset], tables[dataset], _touched(changes.get(dataset.text, []), tier.unit), weeks)
+        for dataset in raw
+    ]
+    return [one for one in found if one.slices]
+
+
+def _changes(archive: Archive, tables: Mapping[Dataset, TableSnapshot | None]) -> dict[str, list[Mapping[str, Any]]]:
+    """What the ledger says has changed since each tier's table was last complete, by dataset."""
+    if not tables:
+        return {}
+    wanted = pa.table(
+        {
+            "dataset": [dataset.text for dataset in tables],
+            "examined": [_examined(snapshot) for snapshot in tables.values()],
+        }
+    )
+    changes: dict[str, list[Mapping[str, Any]]] = {}
+    for row in archive.ledger.sql(_CHANGES, wanted=wanted).to_pylist():
+        changes.setdefault(row["dataset"], []).append(row)
+    return changes
+
+
+def _examined(snapshot: TableSnapshot | None) -> int:
+    version = None if snapshot is None else snapshot.transaction_version(EXAMINED)
+    return -1 if version is None else version
+
+
+def _touched(changes: Sequence[Mapping[str, Any]], unit: SliceUnit) -> dict[Slice, int]:
+    """The tier's slices that changes touched, each with the last version that did."""
+    touched: dict[Slice, int] = {}
+    for change in changes:
+        low, high = change["time_min_us"], change["time_max_us"]
+        if low is None or high is None:
+            whole = Slice.parse(change["slice"])
+            low, high = whole.start_us, whole.end_us - 1
+        first, last = slice_starts(np.array([low, high]), unit)
+        for start in range(int(first), int(last) + 1, unit.length_us):
+            part = Slice(start, unit)
+            touched[part] = max(touched.get(part, -1), change["version"])
+    return touched
+
+
+def _stale(
+    dataset: Dataset,
+    raw: TableSnapshot,
+    table: TableSnapshot | None,
+    touched: Mapping[Slice, int],
+    weeks: Collection[str] | None,
+) -> StaleDataset:
+    stale = [part for part in sorted(touched) if computed_from(table, part) < touched[part]]
+    wanted = tuple(part for part in stale if weeks is None or part.week.key in weeks)
+    return StaleDataset(dataset, raw, wanted, raw.version if len(wanted) == len(stale) else None)
+
+
+def computed_from(table: TableSnapshot | None, part: Slice) -> int:
+    """The version that a slice was computed from, −1 where it never was."""
+    version = None if table is None else table.transaction_version(from_id(part))
+    return -1 if version is None else version

@@ -1,0 +1,161 @@
+"""Statistics of windows, against Python's exact fractions, numpy and an order written down by hand."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from efd_pipelines.tiers.statistics import Statistics, window_statistics
+
+NAN, INF = math.nan, math.inf
+DOUBLES = st.floats(width=64)
+SINGLES = st.floats(width=32)
+MODERATE = st.one_of(st.floats(min_value=-1e100, max_value=1e100), st.just(NAN))
+LONGS = st.integers(-(2**63), 2**63 - 1)
+
+
+def windows_of(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[list[Any]]]:
+    """Ragged windows, also with a single sample."""
+    return st.lists(st.lists(values, min_size=1, max_size=70), min_size=1, max_size=5)
+
+
+def computed(windows: list[list[Any]], dtype: Any, copies: int = 1) -> Statistics:
+    """Statistics of windows that follow each other in one column, or in several equal ones."""
+    bounds = np.cumsum([0, *(len(window) for window in windows)])
+    column = np.array([value for window in windows for value in window], dtype)
+    return window_statistics(np.tile(column, (copies, 1)), bounds[:-1], bounds[1:])
+
+
+def in_order(window: list[float]) -> list[float]:
+    """What is no NaN, sorted, −0.0 before +0.0."""
+    return sorted((v for v in window if not math.isnan(v)), key=lambda v: (v, math.copysign(1.0, v)))
+
+
+def bits(value: Any, dtype: Any) -> bytes:
+    return np.array(value, dtype).tobytes()
+
+
+@settings(deadline=None)
+@given(windows_of(DOUBLES))
+@example([[0.0, -0.0], [-0.0, 0.0, 0.0], [NAN], [NAN, 1.0], [INF, -INF], [-INF], [5e-324, -5e-324]])
+def test_extremes_median_and_count_of_doubles_are_exact(windows: list[list[float]]) -> None:
+    check_order_statistics(windows, np.float64)
+
+
+@settings(deadline=None)
+@given(windows_of(SINGLES))
+@example([[0.0, -0.0], [-0.0, 0.0, 0.0], [NAN], [NAN, 1.0], [INF, -INF], [-INF]])
+def test_extremes_median_and_count_of_floats_are_exact(windows: list[list[float]]) -> None:
+    check_order_statistics(windows, np.float32)
+
+
+def check_order_statistics(windows: list[list[float]], dtype: Any) -> None:
+    result = computed(windows, dtype)
+    for n, window in enumerate(windows):
+        ordered = in_order(window)
+        assert result.count[n, 0] == len(ordered)
+        if not ordered:
+            continue
+        assert bits(result.minimum[n, 0], dtype) == bits(ordered[0], dtype)
+        assert bits(result.maximum[n, 0], dtype) == bits(ordered[-1], dtype)
+        with np.errstate(all="ignore"):
+            low, high = np.float64(ordered[(len(ordered) - 1) // 2]), np.float64(ordered[len(ordered) // 2])
+            assert np.array_equal(result.median[n, 0], (low + high) / 2, equal_nan=True)
+            numpy_median = np.median(np.array(ordered, np.float64))
+        assert np.array_equal(result.median[n, 0], numpy_median, equal_nan=True)
+
+
+@settings(deadline=None)
+@given(windows_of(LONGS))
+@example([[2**63 - 1, 2**63 - 1], [-(2**63), 2**63 - 1], [2**53, 2**53 + 1, 2**53 + 2]])
+def test_integers_beyond_doubles_are_exact(windows: list[list[int]]) -> None:
+    result = computed(windows, np.int64)
+    for n, window in enumerate(windows):
+        ordered = sorted(window)
+        assert result.count[n, 0] == len(ordered)
+        assert int(result.minimum[n, 0]) == ordered[0]
+        assert int(result.maximum[n, 0]) == ordered[-1]
+        middle = (float(ordered[(len(ordered) - 1) // 2]) + float(ordered[len(ordered) // 2])) / 2
+        assert result.median[n, 0] == middle
+        assert result.mean[n, 0] == pytest.approx(float(statistics.mean(window)), rel=1e-14, abs=1e-14 * 2.0**63)
+
+
+@settings(deadline=None)
+@given(windows_of(MODERATE))
+@example([[1e16, 1.0, -1e16], [0.1] * 50, [1690587411.05322 + 0.02 * n for n in range(50)], [7.0]])
+def test_mean_and_stdev_agree_with_exact_fractions(windows: list[list[float]]) -> None:
+    result = computed(windows, np.float64)
+    for n, window in enumerate(windows):
+        samples = [value for value in window if not math.isnan(value)]
+        largest = max((abs(value) for value in samples), default=0.0)
+        if samples:
+            assert result.mean[n, 0] == pytest.approx(statistics.mean(samples), rel=1e-14, abs=1e-15 * largest)
+        if len(samples) > 1:
+            expected = statistics.stdev(samples)
+            assert result.stdev[n, 0] == pytest.approx(expected, rel=1e-12, abs=1e-15 * largest)
+
+
+def test_equal_samples_have_no_deviation() -> None:
+    result = computed([[0.1] * 50], np.float64)
+    assert result.stdev[0, 0] == 0.0
+    assert result.mean[0, 0] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("window", "mean", "stdev"),
+    [([INF, 1.0], INF, NAN), ([-INF, 1.0, 2.0], -INF, NAN), ([INF, -INF], NAN, NAN), ([INF, NAN, INF], INF, NAN)],
+)
+def test_infinities_follow_ieee_754(window: list[float], mean: float, stdev: float) -> None:
+    for dtype in (np.float32, np.float64):
+        result = computed([window], dtype)
+        assert np.array_equal(result.mean[0, 0], mean, equal_nan=True)
+        assert np.array_equal(result.stdev[0, 0], stdev, equal_nan=True)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 7, 16, 17, 49, 50, 51, 64, 65, 400, 3000, 20_000])
+@pytest.mark.parametrize("columns", [1, 5, 300])
+def test_windows_of_any_length_and_width_agree_with_numpy(samples: int, columns: int) -> None:
+    columns = 1 if samples > 3000 else columns
+    tile = np.random.default_rng(samples).normal(size=(columns, 2 * samples)).astype(np.float32)
+    tile[:, ::13] = np.nan
+    tile[0, :samples] = 4.0
+    bounds = np.array([0, samples, 2 * samples])
+    result = window_statistics(tile, bounds[:-1], bounds[1:])
+    cut = tile.reshape(columns, 2, samples).transpose(1, 0, 2).astype(np.float64)
+    there = (~np.isnan(cut)).sum(axis=2)
+    assert np.array_equal(result.count, there)
+    for n, c in zip(*np.nonzero(there > 1), strict=True):
+        window = cut[n, c]
+        assert result.minimum[n, c] == np.nanmin(window)
+        assert result.maximum[n, c] == np.nanmax(window)
+        assert result.median[n, c] == np.nanmedian(window)
+        assert result.mean[n, c] == pytest.approx(np.nanmean(window), rel=1e-12, abs=1e-13)
+        assert result.stdev[n, c] == pytest.approx(np.nanstd(window, ddof=1), rel=1e-12, abs=1e-13)
+
+
+@settings(deadline=None)
+@given(windows_of(st.one_of(LONGS, st.none())))
+def test_missing_integers_are_no_samples(windows: list[list[int | None]]) -> None:
+    bounds = np.cumsum([0, *(len(window) for window in windows)])
+    samples = [value for window in windows for value in window]
+    tile = np.array([[value or 0 for value in samples], range(len(samples))], np.int64)
+    present = np.array([[value is not None for value in samples], [True] * len(samples)])
+    result = window_statistics(tile, bounds[:-1], bounds[1:], present)
+    for n, window in enumerate(windows):
+        there = sorted(value for value in window if value is not None)
+        assert result.count[n].tolist() == [len(there), len(window)]
+        assert result.minimum[n, 1] == bounds[n]
+        if there:
+            assert [int(result.minimum[n, 0]), int(result.maximum[n, 0])] == [there[0], there[-1]]
+
+
+def test_no_windows_and_no_columns_give_nothing() -> None:
+    nowhere = np.zeros(0, np.int64)
+    assert window_statistics(np.zeros((3, 0)), nowhere, nowhere).mean.shape == (0, 3)
+    assert window_statistics(np.zeros((0, 4)), np.array([0]), np.array([4])).mean.shape == (1, 0)
