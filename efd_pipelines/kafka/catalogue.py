@@ -1,0 +1,536 @@
+"""The catalogue: every topic of the EFD as discovery sees it, and what changed since it was last read.
+
+Brokers and registry together: identity, partitions, watermarks and settings of a topic, and the newest schema of
+its subject. A component registers all of its topics when it starts, so a topic that is there is one event and
+its first record another. What is not there any more is retired, not forgotten. A read that fails raises: it
+never makes a catalogue with fewer topics. The caller keeps the catalogue (`to_json`) and gives it to the next
+reading, which then costs seconds: all topics are asked for offsets, but the registry only for what may be new.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from efd_pipelines.errors import DataError, EfdError, NameRejected
+from efd_pipelines.kafka.brokers import Brokers, TopicConfig, TopicInfo, Watermarks
+from efd_pipelines.kafka.registry import Registries
+from efd_pipelines.settings import Settings
+from efd_pipelines.topics.layout import MAX_FLAT_COLUMNS, flat_width
+from efd_pipelines.topics.names import Dataset, Kind, dataset_of
+from efd_pipelines.topics.schemas import TopicSchema, parse_schema, schema_difference
+
+FORMAT = 1
+_THREADS = 8
+# Each reading asks again about one part of what it believes to know: after so many readings, about all of it.
+_PARTS = 20
+# A registry's ids rise; so many unknown ones in a row end the search for new ones. What hides behind a larger hole
+# is found when its part's turn comes.
+_UNKNOWN_IDS = 16
+_LOOK_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueTopic:
+    """One topic.
+
+    Args:
+        config: None where it was not told.
+        covered: whether the configuration archives it.
+        schema_text: the newest schema of its subject; None where it has none.
+        schema_ids: ids of the newest schema and of those that were the newest at earlier readings.
+        rate_hz: offsets per second since the previous reading; None at the first.
+        problem: why its schema cannot be read.
+        retired_at: when it was found to be gone.
+    """
+
+    topic: str
+    dataset: Dataset
+    topic_id: str
+    partitions: tuple[int, ...]
+    watermarks: Mapping[int, Watermarks]
+    config: TopicConfig | None
+    covered: bool
+    value_format: str
+    schema_text: str | None = None
+    schema_version: int | None = None
+    schema_ids: tuple[int, ...] = ()
+    rate_hz: float | None = None
+    problem: str | None = None
+    retired_at: datetime | None = None
+
+    @property
+    def component(self) -> str:
+        return self.dataset.component
+
+    @property
+    def kind(self) -> Kind:
+        return self.dataset.kind
+
+    @property
+    def schema(self) -> TopicSchema | None:
+        return None if self.schema_text is None else parse_schema(self.schema_text)
+
+    @property
+    def columns(self) -> int:
+        """How many columns its messages have in the archive; 0 without a schema."""
+        schema = self.schema
+        if schema is None:
+            return 0
+        width = flat_width(schema)
+        return width if width <= MAX_FLAT_COLUMNS else len(schema.fields)
+
+    @property
+    def has_records(self) -> bool:
+        """Whether a record ever came; it may have expired since."""
+        return any(marks.high > 0 for marks in self.watermarks.values())
+
+    @property
+    def records(self) -> int:
+        """Records that Kafka has now, at most: compaction and transactions leave holes."""
+        return sum(marks.high - marks.low for marks in self.watermarks.values())
+
+    @property
+    def _written(self) -> int:
+        return sum(marks.high for marks in self.watermarks.values())
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """A topic whose newest schema is another one; `lines` say how, one a field."""
+
+    topic: CatalogueTopic
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueChange:
+    """What one reading found different from an earlier one. Without an earlier one, everything is new.
+
+    Args:
+        first_records: topics whose first record has come, new ones with records included.
+        removed: topics that are gone, as they were.
+        recreated: topics that were deleted and created again.
+        uncovered: new topics, and topics newly excluded, that the configuration does not archive.
+    """
+
+    new_topics: tuple[CatalogueTopic, ...] = ()
+    new_components: tuple[str, ...] = ()
+    first_records: tuple[CatalogueTopic, ...] = ()
+    schema_changes: tuple[SchemaChange, ...] = ()
+    removed: tuple[CatalogueTopic, ...] = ()
+    removed_components: tuple[str, ...] = ()
+    recreated: tuple[CatalogueTopic, ...] = ()
+    more_partitions: tuple[CatalogueTopic, ...] = ()
+    uncovered: tuple[CatalogueTopic, ...] = ()
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, name) for name in self.__slots__)
+
+    def components(self) -> list[str]:
+        """The components that something changed of, sorted."""
+        changed = [topic.component for topics in self._by_topic() for topic in topics]
+        return sorted({*changed, *self.new_components, *self.removed_components})
+
+    def of(self, component: str) -> CatalogueChange:
+        """What changed of one component."""
+        new, first, removed, recreated, more, uncovered, _ = (
+            tuple(topic for topic in topics if topic.component == component) for topics in self._by_topic()
+        )
+        return CatalogueChange(
+            new_topics=new,
+            new_components=tuple(name for name in self.new_components if name == component),
+            first_records=first,
+            schema_changes=tuple(change for change in self.schema_changes if change.topic.component == component),
+            removed=removed,
+            removed_components=tuple(name for name in self.removed_components if name == component),
+            recreated=recreated,
+            more_partitions=more,
+            uncovered=uncovered,
+        )
+
+    def lines(self) -> list[str]:
+        """What happened as people read it: a line a kind of change, and one for each field of a changed schema."""
+        said = [f"component {name} is new" for name in self.new_components]
+        said += [f"component {name} is gone" for name in self.removed_components]
+        for topics, what in (
+            (self.new_topics, "new"),
+            (self.first_records, "sent their first record"),
+            (self.removed, "gone"),
+            (self.recreated, "deleted and created again"),
+            (self.more_partitions, "got more partitions"),
+            (self.uncovered, "not covered by the configuration"),
+        ):
+            if topics:
+                said.append(f"{len(topics)} topics {what}: {_listed([topic.dataset.text for topic in topics])}")
+        for change in self.schema_changes:
+            said += [f"{change.topic.dataset}: {line}" for line in change.lines]
+        return said
+
+    def _by_topic(self) -> Iterable[Sequence[CatalogueTopic]]:
+        yield from (self.new_topics, self.first_records, self.removed, self.recreated)
+        yield from (self.more_partitions, self.uncovered, [change.topic for change in self.schema_changes])
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All topics of the EFD at one moment, sorted by dataset.
+
+    Args:
+        retired: topics that earlier readings saw and that are gone, as they last were.
+        rejected: topics whose names cannot be a dataset's, with the reason.
+    """
+
+    read_at: datetime
+    cluster_id: str
+    topics: tuple[CatalogueTopic, ...]
+    retired: tuple[CatalogueTopic, ...] = ()
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    highest_ids: Mapping[str, int] = field(default_factory=dict)
+    part: int = 0
+
+    def components(self) -> list[str]:
+        """The components that have topics, sorted."""
+        return sorted({topic.component for topic in self.topics})
+
+    def of(self, component: str) -> list[CatalogueTopic]:
+        """The topics of one component."""
+        return [topic for topic in self.topics if topic.component == component]
+
+    def difference(self, previous: Catalogue | None) -> CatalogueChange:
+        """What is different from an earlier reading."""
+        before = {topic.topic: topic for topic in previous.topics} if previous else {}
+        now = {topic.topic: topic for topic in self.topics}
+        both = [(before[name], topic) for name, topic in now.items() if name in before]
+        new = [topic for name, topic in now.items() if name not in before]
+        old_components = set(previous.components()) if previous else set()
+        return CatalogueChange(
+            new_topics=tuple(new),
+            new_components=tuple(sorted(set(self.components()) - old_components)),
+            first_records=tuple(
+                [topic for topic in new if topic.has_records]
+                + [topic for old, topic in both if topic.has_records and not _had_records(old, topic)]
+            ),
+            schema_changes=tuple(change for old, topic in both if (change := _schema_change(old, topic))),
+            removed=tuple(topic for name, topic in before.items() if name not in now),
+            removed_components=tuple(sorted(old_components - set(self.components()))),
+            recreated=tuple(topic for old, topic in both if old.topic_id != topic.topic_id),
+            more_partitions=tuple(topic for old, topic in both if len(topic.partitions) > len(old.partitions)),
+            uncovered=tuple(
+                [topic for topic in new if not topic.covered]
+                + [topic for old, topic in both if old.covered and not topic.covered]
+            ),
+        )
+
+    def to_json(self) -> str:
+        """All of it as one JSON document; some 0.3 kB a topic."""
+        texts = sorted({topic.schema_text for topic in (*self.topics, *self.retired) if topic.schema_text})
+        places = {text: place for place, text in enumerate(texts)}
+        document = {
+            "format": FORMAT,
+            "read_at": self.read_at.isoformat(),
+            "cluster_id": self.cluster_id,
+            "topics": [_topic_json(topic, places) for topic in self.topics],
+            "retired": [_topic_json(topic, places) for topic in self.retired],
+            "rejected": dict(self.rejected),
+            "highest_ids": dict(self.highest_ids),
+            "part": self.part,
+            # Schemas repeat each other: a twentieth of their size.
+            "schemas": base64.b64encode(zlib.compress(json.dumps(texts).encode(), 1)).decode(),
+        }
+        return json.dumps(document, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Catalogue:
+        """What `to_json` wrote.
+
+        Raises:
+            DataError: it is something else.
+        """
+        try:
+            document = json.loads(text)
+            if document["format"] != FORMAT:
+                raise DataError(f"The catalogue has the format {document['format']}, not {FORMAT}", remedy=_READ_ANEW)
+            texts = json.loads(zlib.decompress(base64.b64decode(document["schemas"])))
+            return cls(
+                read_at=datetime.fromisoformat(document["read_at"]),
+                cluster_id=document["cluster_id"],
+                topics=tuple(_topic_of(topic, texts) for topic in document["topics"]),
+                retired=tuple(_topic_of(topic, texts) for topic in document["retired"]),
+                rejected=document["rejected"],
+                highest_ids=document["highest_ids"],
+                part=document["part"],
+            )
+        except (ValueError, KeyError, TypeError, IndexError, zlib.error) as error:
+            raise DataError(f"This is no catalogue ({error!r})", remedy=_READ_ANEW) from error
+
+
+_READ_ANEW = "Read it anew, without a previous one."
+
+
+def read_catalogue(settings: Settings, previous: Catalogue | None = None) -> Catalogue:
+    """All topics of the EFD as they are now.
+
+    Raises:
+        KafkaUnavailable, RegistryUnavailable: an answer is missing; the previous catalogue stands.
+        SettingsError: the brokers or the registry are not configured.
+    """
+    with Brokers(settings) as brokers, Registries(settings) as registries:
+        return _Reading(settings, brokers, registries, previous).catalogue()
+
+
+class _Reading:
+    """One reading of the catalogue."""
+
+    def __init__(
+        self, settings: Settings, brokers: Brokers, registries: Registries, previous: Catalogue | None
+    ) -> None:
+        self._settings = settings
+        self._brokers = brokers
+        self._registries = registries
+        self._previous = previous
+        self._known = {topic.topic: topic for topic in previous.topics} if previous else {}
+        self._part = (previous.part + 1) % _PARTS if previous else 0
+        self._highest = dict(previous.highest_ids) if previous else {}
+
+    def catalogue(self) -> Catalogue:
+        infos = self._infos()
+        datasets, rejected = self._datasets(infos)
+        watermarks = self._brokers.offsets(datasets)
+        configs = self._configs(datasets, infos)
+        now = datetime.now(UTC)
+        topics = [
+            self._topic(infos[name], dataset, watermarks[name], configs.get(name), now)
+            for name, dataset in sorted(datasets.items(), key=lambda item: (item[1].text, item[0]))
+            if name in watermarks
+        ]
+        topics = self._with_schemas(topics)
+        return Catalogue(
+            read_at=now,
+            cluster_id=self._brokers.cluster_id(),
+            topics=tuple(topics),
+            retired=self._retired(topics, now),
+            rejected=rejected,
+            highest_ids=self._highest,
+            part=self._part,
+        )
+
+    def _infos(self) -> dict[str, TopicInfo]:
+        infos = self._brokers.topics()
+        missing = [name for name in self._known if name not in infos]
+        if missing:
+            # A broker that has just started may not know all of its topics yet.
+            time.sleep(_LOOK_AGAIN_S)
+            infos |= self._brokers.describe(missing)
+        return infos
+
+    def _datasets(self, names: Iterable[str]) -> tuple[dict[str, Dataset], dict[str, str]]:
+        datasets: dict[str, Dataset] = {}
+        rejected: dict[str, str] = {}
+        for name in names:
+            try:
+                dataset = dataset_of(name, self._settings.home_prefixes)
+            except NameRejected as error:
+                rejected[name] = error.message
+                continue
+            if dataset is not None:
+                datasets[name] = dataset
+        return datasets, rejected
+
+    def _is_due(self, name: str) -> bool:
+        """Whether this reading asks again about what is known of the topic."""
+        return zlib.crc32(name.encode()) % _PARTS == self._part
+
+    def _configs(self, names: Iterable[str], infos: Mapping[str, TopicInfo]) -> dict[str, TopicConfig]:
+        kept: dict[str, TopicConfig] = {}
+        wanted = []
+        for name in names:
+            old = self._known.get(name)
+            if old is None or old.config is None or old.topic_id != infos[name].topic_id or self._is_due(name):
+                wanted.append(name)
+            else:
+                kept[name] = old.config
+        return kept | self._brokers.configs(wanted)
+
+    def _topic(
+        self,
+        info: TopicInfo,
+        dataset: Dataset,
+        watermarks: Mapping[int, Watermarks],
+        config: TopicConfig | None,
+        now: datetime,
+    ) -> CatalogueTopic:
+        topic = CatalogueTopic(
+            topic=info.name,
+            dataset=dataset,
+            topic_id=info.topic_id,
+            partitions=info.partitions,
+            watermarks=watermarks,
+            config=config,
+            covered=self._settings.configuration.topics.covers(dataset),
+            value_format=self._settings.configuration.value_format(dataset),
+        )
+        old = self._known.get(info.name)
+        if old is None or self._previous is None:
+            return topic
+        return replace(
+            topic,
+            schema_text=old.schema_text,
+            schema_version=old.schema_version,
+            schema_ids=old.schema_ids,
+            problem=old.problem,
+            rate_hz=_rate(old, topic, (now - self._previous.read_at).total_seconds()),
+        )
+
+    def _retired(self, topics: Sequence[CatalogueTopic], now: datetime) -> tuple[CatalogueTopic, ...]:
+        if self._previous is None:
+            return ()
+        here = {topic.topic for topic in topics}
+        gone = {topic.topic: topic for topic in self._previous.retired if topic.topic not in here}
+        for topic in self._previous.topics:
+            if topic.topic not in here:
+                gone[topic.topic] = replace(topic, retired_at=now, rate_hz=None)
+        return tuple(sorted(gone.values(), key=lambda topic: topic.dataset.text))
+
+    # Schemas
+
+    def _with_schemas(self, topics: Sequence[CatalogueTopic]) -> list[CatalogueTopic]:
+        """The topics with the newest schemas of their subjects."""
+        by_registry: dict[str, list[CatalogueTopic]] = {}
+        for topic in topics:
+            if topic.value_format == "avro":
+                by_registry.setdefault(self._registries.url(topic.dataset.cluster), []).append(topic)
+        found: dict[str, CatalogueTopic] = {}
+        for url, mine in by_registry.items():
+            cluster = mine[0].dataset.cluster
+            subjects = frozenset(self._registries.subjects(cluster))
+            moved = self._moved_subjects(url, cluster)
+            asked = [
+                (topic, subject)
+                for topic in mine
+                if (subject := _subject(topic, subjects)) and self._is_asked(topic, subject, moved)
+            ]
+            for topic in self._in_parallel(lambda item: self._latest(*item), asked):
+                found[topic.topic] = topic
+                self._highest[url] = max(self._highest.get(url, 0), *topic.schema_ids, 0)
+        return [found.get(topic.topic, topic) for topic in topics]
+
+    def _is_asked(self, topic: CatalogueTopic, subject: str, moved: frozenset[str]) -> bool:
+        return (topic.schema_text is None and topic.problem is None) or subject in moved or self._is_due(topic.topic)
+
+    def _moved_subjects(self, url: str, cluster: str) -> frozenset[str]:
+        """The subjects that got a version since the previous reading: those of ids that were not known then."""
+        if self._previous is None or url not in self._highest:
+            return frozenset()
+        moved: set[str] = set()
+        first = self._highest[url] + 1
+        while True:
+            ids = range(first, first + _UNKNOWN_IDS)
+            found = dict(zip(ids, self._in_parallel(lambda n: self._registries.versions(cluster, n), ids), strict=True))
+            present = [schema_id for schema_id, subjects in found.items() if subjects]
+            if not present:
+                return frozenset(moved)
+            moved.update(subject for subjects in found.values() for subject in subjects)
+            self._highest[url] = max(present)
+            first = self._highest[url] + 1
+
+    def _latest(self, topic: CatalogueTopic, subject: str) -> CatalogueTopic:
+        try:
+            newest = self._registries.latest(topic.dataset.cluster, subject)
+        except DataError as error:
+            # Not an Avro record, or deleted this moment: what was known of it stays.
+            return replace(topic, problem=error.message)
+        ids = (*(known for known in topic.schema_ids if known != newest.id), newest.id)
+        return replace(
+            topic,
+            schema_text=newest.schema.text,
+            schema_version=newest.version,
+            schema_ids=ids,
+            problem=None,
+        )
+
+    def _in_parallel(self, question: Callable[[Any], Any], things: Iterable[Any]) -> list[Any]:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            answers = [pool.submit(question, thing) for thing in things]
+            try:
+                return [answer.result() for answer in answers]
+            except EfdError:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _subject(topic: CatalogueTopic, subjects: frozenset[str]) -> str | None:
+    """The subject of a topic: a mirror's is registered without the mirror's prefix (efd-facts §2.3)."""
+    candidates = (f"{topic.dataset.topic}-value", f"{topic.topic}-value")
+    return next((subject for subject in candidates if subject in subjects), None)
+
+
+def _had_records(old: CatalogueTopic, new: CatalogueTopic) -> bool:
+    return old.has_records and old.topic_id == new.topic_id
+
+
+def _schema_change(old: CatalogueTopic, new: CatalogueTopic) -> SchemaChange | None:
+    if old.schema_text == new.schema_text or old.schema is None or new.schema is None:
+        return None
+    lines = schema_difference(old.schema, new.schema)
+    return SchemaChange(new, tuple(lines)) if lines else None
+
+
+def _rate(old: CatalogueTopic, new: CatalogueTopic, seconds: float) -> float | None:
+    if old.topic_id != new.topic_id or seconds <= 0:
+        return None
+    return max(0, new._written - old._written) / seconds
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _topic_json(topic: CatalogueTopic, places: Mapping[str, int]) -> dict[str, Any]:
+    config = topic.config
+    return {
+        "topic": topic.topic,
+        "dataset": topic.dataset.text,
+        "topic_id": topic.topic_id,
+        "partitions": topic.partitions,
+        "watermarks": [[partition, marks.low, marks.high] for partition, marks in topic.watermarks.items()],
+        "config": config
+        and [config.cleanup_policy, config.retention_ms, config.timestamp_type, config.max_message_bytes],
+        "covered": topic.covered,
+        "value_format": topic.value_format,
+        "schema": None if topic.schema_text is None else places[topic.schema_text],
+        "schema_version": topic.schema_version,
+        "schema_ids": topic.schema_ids,
+        "rate_hz": topic.rate_hz,
+        "problem": topic.problem,
+        "retired_at": topic.retired_at and topic.retired_at.isoformat(),
+    }
+
+
+def _topic_of(document: Mapping[str, Any], texts: Sequence[str]) -> CatalogueTopic:
+    config = document["config"]
+    retired_at = document["retired_at"]
+    return CatalogueTopic(
+        topic=document["topic"],
+        dataset=Dataset.parse(document["dataset"]),
+        topic_id=document["topic_id"],
+        partitions=tuple(document["partitions"]),
+        watermarks={partition: Watermarks(low, high) for partition, low, high in document["watermarks"]},
+        config=TopicConfig(*config) if config else None,
+        covered=document["covered"],
+        value_format=document["value_format"],
+        schema_text=None if document["schema"] is None else texts[document["schema"]],
+        schema_version=document["schema_version"],
+        schema_ids=tuple(document["schema_ids"]),
+        rate_hz=document["rate_hz"],
+        problem=document["problem"],
+        retired_at=datetime.fromisoformat(retired_at) if retired_at else None,
+    )
