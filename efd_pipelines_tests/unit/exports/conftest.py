@@ -1,0 +1,14 @@
+"""An archive to export from, in a directory of the test's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from efd_pipelines_tests.unit.exports.builders import ArchiveBuilder
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> ArchiveBuilder:
+    return ArchiveBuilder(str(tmp_path / "archive"))
