@@ -76,7 +76,7 @@ def tier_schema(schema: pa.Schema, fields: list[SummaryField]) -> pa.Schema:
     """The columns of a tier's table over an archive's table of `schema`."""
     head = [pa.field("time", TIME)]
     if "salIndex" in schema.names:
-        head.append(schema.field("salIndex"))
+        head.append(schema.field("salIndex").with_metadata(_sorted(schema.field("salIndex"))))
     head += [pa.field("window_size", pa.float64(), metadata={"units": "second"}), pa.field("count", pa.int64())]
     return pa.schema([*head, *(column for one in fields for _, column in one.columns())])
 
@@ -91,7 +91,7 @@ def _field(columns: list[pa.Field[Any]], *, is_list: bool) -> SummaryField:
     kind = functools.reduce(_wider, (column.type for column in columns))
     item = kind.value_type if pa.types.is_list(kind) else kind
     numbers = item in _NUMBERS and not first.name.startswith("private_")
-    metadata = {key: value for key, value in (first.metadata or {}).items() if key != b"element" or not is_list}
+    metadata = {key: value for key, value in _sorted(first).items() if key != b"element" or not is_list}
     return SummaryField(
         name=_base(first) if _element(first) is not None and is_list else first.name,
         sources=tuple(column.name for column in columns),
@@ -100,6 +100,11 @@ def _field(columns: list[pa.Field[Any]], *, is_list: bool) -> SummaryField:
         is_list=is_list,
         metadata=metadata,
     )
+
+
+def _sorted(column: pa.Field[Any]) -> dict[bytes, bytes]:
+    """Metadata in one order: Delta gives it in any, and it is in the bytes of a file, of which its name is a hash."""
+    return dict(sorted((column.metadata or {}).items()))
 
 
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:

@@ -277,19 +277,21 @@ def _listed(columns: Sequence[pa.Array[Any]]) -> pa.Array[Any]:
 
 
 def _even_lists(items: pa.Array[Any], width: int) -> pa.Array[Any]:
-    offsets = np.arange(0, len(items) + 1, width, dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), items)
+    """Lists of `width` items; null where all of them are, as where the field itself is not there."""
+    offsets = pa.array(np.arange(0, len(items) + 1, width, dtype=np.int32))
+    if not items.null_count:
+        return pa.ListArray.from_arrays(offsets, items)
+    null = ~items.is_valid().to_numpy(zero_copy_only=False).reshape(-1, width).any(axis=1)
+    return pa.ListArray.from_arrays(offsets, items, mask=pa.array(null))
 
 
 def _uneven_lists(
     items: pa.Array[Any], width: int, lengths: NDArray[np.int64], null: NDArray[np.bool_]
 ) -> pa.Array[Any]:
-    """The first `lengths` of `width` items of each window."""
+    """The first `lengths` of `width` items of each window; null where there was no list."""
     kept = (np.arange(width)[None, :] < lengths[:, None]).ravel()
-    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-    mask = pa.array(np.append(null, False)) if null.any() else None
-    bounds = pa.array(offsets, mask=np.append(null, False)) if mask is not None else pa.array(offsets)
-    return pa.ListArray.from_arrays(bounds, items.filter(pa.array(kept)))
+    offsets = pa.array(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, items.filter(pa.array(kept)), mask=pa.array(null))
 
 
 def _assembled(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from efd_pipelines.tiers.columns import decide_arrays, tier_columns, tier_schema
@@ -22,7 +24,7 @@ SCHEMA = rows(
 ).schema
 
 
-def flat_array(name: str, length: int, kind: pa.DataType | None = None) -> list[pa.Field]:  # type: ignore[type-arg]
+def flat_array(name: str, length: int, kind: pa.DataType | None = None) -> list[pa.Field[Any]]:
     return [message(f"{name}{n}", kind or pa.float32(), field=name, element=n) for n in range(length)]
 
 

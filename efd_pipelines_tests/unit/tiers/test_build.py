@@ -1,0 +1,411 @@
+"""Building a tier: what is stale is found and rewritten, nothing else, whoever is killed or in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from efd_pipelines.archive import tables
+from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.files import DataFile, write_data_file
+from efd_pipelines.archive.ledger import RAW, rows_of
+from efd_pipelines.archive.slices import SliceUnit
+from efd_pipelines.tiers import build, columns
+from efd_pipelines.tiers.build import TierResult, build_tier
+from efd_pipelines.tiers.stale import find_stale
+from efd_pipelines.tiers.tier import TIERS, aggregated, tier_named
+from efd_pipelines.times import Week
+from efd_pipelines.topics.names import Dataset
+from efd_pipelines_tests.unit.tiers.builders import (
+    EVENT,
+    FAST,
+    HOUR_US,
+    MONDAY_US,
+    SECOND_US,
+    SLOW,
+    an_archive,
+    archive_rows,
+    message,
+    rows,
+)
+
+ONE_SECOND = TIERS["1s"]
+COMMAND = Dataset("lsst.sal.MTM1M3.command_start")
+OTHER = Dataset("lsst.sal.MTMount.azimuth")
+
+
+class Killed(BaseException):
+    """A process that ends here."""
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return an_archive(str(tmp_path / "archive"))
+
+
+def ramp(start_us: int, count: int, *, first_offset: int = 0, step_us: int = 20_000) -> pa.Table:
+    """Rows of 50 Hz whose force rises."""
+    force = pa.array(np.arange(first_offset, first_offset + count, dtype=np.float32))
+    return rows(start_us + np.arange(count) * step_us, {"force": force}, first_offset=first_offset)
+
+
+def built(archive: Archive, **arguments: Any) -> TierResult:
+    return build_tier(archive, ONE_SECOND, **arguments)
+
+
+def files(archive: Archive, dataset: Dataset = FAST) -> dict[str, DataFile]:
+    return {file.slice: file for file in archive.snapshot(dataset, "1s").files()}
+
+
+def computed_from(archive: Archive, key: str) -> int | None:
+    return archive.snapshot(FAST, "1s").transaction_version(f"from:{key}")
+
+
+def test_only_telemetry_faster_than_the_window_is_aggregated(archive: Archive) -> None:
+    configuration = archive.settings.configuration
+    told = {dataset: aggregated(dataset, configuration, ONE_SECOND) for dataset in (FAST, OTHER, SLOW, EVENT, COMMAND)}
+    assert told == {FAST: True, OTHER: True, SLOW: False, EVENT: False, COMMAND: False}
+    assert aggregated(SLOW, configuration, tier_named("1m"))
+    for dataset in told:
+        archive_rows(archive, dataset, ramp(MONDAY_US, 100))
+    built(archive)
+    assert set(archive.datasets(table="1s")) == {FAST, OTHER}
+
+
+def test_a_week_ends_in_its_own_file(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US - 2 * SECOND_US, 200))
+    result = built(archive)
+    assert {(file.week, file.slice, file.rows) for file in files(archive).values()} == {
+        ("2023-11-13", "2023-11-19T23", 2),
+        ("2023-11-20", "2023-11-20T00", 2),
+    }
+    assert (result.windows, result.rows, result.slices) == (4, 200, 2)
+    counts = {"rows": 100, "windows": 2, "slices": 1}
+    for week in ("2023-11-13", "2023-11-20"):
+        assert counts.items() <= result.by_component_week["MTM1M3", week].items()
+    assert archive.read(FAST, tier="1s")["first_force"].to_pylist() == [0.0, 50.0, 100.0, 150.0]
+
+
+def test_a_second_run_changes_nothing_and_writes_nothing(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 200))
+    built(archive)
+    before = {path: path.stat().st_mtime_ns for path in Path(archive.store.root).rglob("*") if path.is_file()}
+    result = built(archive)
+    after = {path: path.stat().st_mtime_ns for path in Path(archive.store.root).rglob("*") if path.is_file()}
+    assert (result.windows, result.rows, result.commits) == (0, 0, 0)
+    assert after == before
+
+
+def test_a_late_record_rewrites_exactly_its_slice(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 3 * 3600 * 2, step_us=500_000))
+    built(archive)
+    before, windows = files(archive), archive.read(FAST, tier="1s")
+    late = MONDAY_US + HOUR_US + 1800 * SECOND_US + 7
+    archive_rows(archive, FAST, rows([late], {"force": np.array([-1.0], np.float32)}, first_offset=90_000))
+    result = built(archive)
+    after, changed = files(archive), archive.read(FAST, tier="1s")
+    assert {key for key in before if before[key] != after[key]} == {"2023-11-20T01"}
+    differing = [n for n in range(len(windows)) if not windows.slice(n, 1).equals(changed.slice(n, 1))]
+    assert differing == [5400]
+    assert (result.slices, result.rows) == (1, 7201)
+    assert changed.slice(5400, 1)["min_force"].to_pylist() == [-1.0]
+
+
+def test_a_slice_that_comes_out_as_it_was_keeps_its_file_and_is_done(archive: Archive) -> None:
+    table = ramp(MONDAY_US, 100)
+    archive_rows(archive, FAST, table)
+    built(archive)
+    before = files(archive)
+    offset = table.schema.get_field_index("kafka_offset")
+    again = table.set_column(offset, table.schema.field(offset), pa.array(np.arange(100, 200)))
+    made = archive_rows(archive, FAST, again)
+    result = built(archive)
+    assert files(archive) == before
+    assert computed_from(archive, "2023-11-20T00") == made.version
+    assert (result.windows, result.slices, result.unchanged) == (0, 0, 1)
+    assert built(archive).commits == 0
+
+
+def test_quarantine_and_the_dead_are_never_read(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 100))
+    built(archive)
+    for week in ("quarantine", "dead"):
+        archive_rows(archive, FAST, ramp(MONDAY_US, 100, first_offset=1000), week=week)
+    assert built(archive).commits == 0
+    archive_rows(archive, FAST, ramp(MONDAY_US + 4 * SECOND_US, 50, first_offset=2000))
+    built(archive)
+    assert archive.read(FAST, tier="1s")["count"].to_pylist() == [50, 50, 50]
+
+
+@pytest.mark.parametrize("unit", list(SliceUnit))
+def test_of_a_longer_slice_only_the_hours_that_changed_are_computed(archive: Archive, unit: SliceUnit) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 4 * 3600, step_us=SECOND_US), unit=unit)
+    first = built(archive)
+    archive_rows(archive, FAST, ramp(MONDAY_US + 2 * HOUR_US + 1, 10, first_offset=50_000), unit=unit)
+    second = built(archive)
+    assert (first.slices, first.rows) == (4, 4 * 3600)
+    assert (second.slices, second.rows) == (1, 3610)
+    assert sum(archive.read(FAST, tier="1s")["count"].to_pylist()) == 4 * 3600 + 10
+
+
+def test_weeks_that_were_left_out_are_built_later(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US - 2 * SECOND_US, 200))
+    built(archive, weeks=[Week.parse("2023-11-20")])
+    assert set(files(archive)) == {"2023-11-20T00"}
+    archive_rows(archive, FAST, ramp(MONDAY_US + 2 * SECOND_US, 50, first_offset=500))
+    built(archive, weeks=["2023-11-20"])
+    assert built(archive).slices == 1
+    assert set(files(archive)) == {"2023-11-19T23", "2023-11-20T00"}
+    assert built(archive).commits == 0
+
+
+def test_only_the_datasets_asked_for_are_built(archive: Archive) -> None:
+    for dataset in (FAST, OTHER, EVENT):
+        archive_rows(archive, dataset, ramp(MONDAY_US, 100))
+    built(archive, datasets=[OTHER, EVENT])
+    assert archive.datasets(table="1s") == [OTHER]
+
+
+def test_a_drain_that_was_killed_before_the_ledger_heard_of_it_is_built(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 100))
+    with suppress(Killed), archive.ledger.announced("killed", [(RAW, FAST)]):
+        archive_rows(archive, FAST, ramp(MONDAY_US + 2 * SECOND_US, 100, first_offset=100), note=False)
+        raise Killed
+    built(archive)
+    assert archive.read(FAST, tier="1s")["count"].to_pylist() == [50] * 4
+
+
+def test_a_commit_that_reaches_the_ledger_after_a_later_one_is_built(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 100))
+    archive_rows(archive, FAST, ramp(MONDAY_US + HOUR_US, 100, first_offset=100), note=False)
+    archive_rows(archive, FAST, ramp(MONDAY_US + 2 * HOUR_US, 100, first_offset=200))
+    built(archive)
+    assert set(files(archive)) == {"2023-11-20T00", "2023-11-20T01", "2023-11-20T02"}
+    assert built(archive).commits == 0
+
+
+def test_a_build_killed_after_its_commit_is_not_repeated_and_not_forgotten(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 100))
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(build, "rows_of", die)
+        built(archive)
+    assert archive.datasets(table="1s") == []
+    assert built(archive).commits == 0
+    assert archive.datasets(table="1s") == [FAST]
+
+
+def test_a_build_killed_before_its_commit_leaves_nothing_visible(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 100))
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(build, "commit", die)
+        built(archive)
+    built(archive)
+    assert archive.read(FAST, tier="1s")["count"].to_pylist() == [50, 50]
+    assert archive.ledger.sql("""SELECT sum(rows) AS rows FROM ledger WHERE "table" = '1s'""")["rows"].to_pylist() == [
+        2
+    ]
+
+
+def interrupting(real: Callable[..., Any], other: Callable[[], Any]) -> Callable[..., Any]:
+    """`real`, the first time after another has done its work."""
+    waiting = [other]
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        if waiting:
+            waiting.pop()()
+        return real(*arguments, **named)
+
+    return interrupted
+
+
+def test_of_two_builders_one_is_refused_and_goes_on(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 100))
+    built(archive)
+    archive_rows(archive, FAST, ramp(MONDAY_US + 2 * SECOND_US, 100, first_offset=100))
+    archive_rows(archive, OTHER, ramp(MONDAY_US, 100))
+    others: list[TierResult] = []
+
+    def other() -> None:
+        others.append(built(archive, datasets=[FAST]))
+
+    monkeypatch.setattr(build, "commit", interrupting(tables.commit, other))
+    result = built(archive)
+    assert others[0].slices == 1
+    assert (result.slices, result.windows) == (1, 2)
+    assert set(archive.datasets(table="1s")) == {FAST, OTHER}
+    assert archive.read(FAST, tier="1s")["count"].to_pylist() == [50] * 4
+    assert len(archive.files(FAST, tier="1s")) == 1
+
+
+def test_of_two_builders_one_creates_the_table(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 100))
+    archive_rows(archive, FAST, ramp(MONDAY_US + HOUR_US, 100, first_offset=100))
+    week = {"2023-11-20"}
+    monkeypatch.setattr(build, "commit", interrupting(tables.commit, lambda: built(archive, weeks=week)))
+    assert built(archive).windows == 0
+    assert archive.read(FAST, tier="1s")["count"].to_pylist() == [50] * 4
+
+
+def test_what_was_computed_from_less_never_replaces_what_was_computed_from_more(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 100))
+    old = find_stale(archive, ONE_SECOND)
+    archive_rows(archive, FAST, ramp(MONDAY_US + 2 * SECOND_US, 100, first_offset=100))
+    built(archive)
+    before = files(archive)
+    job = build._Job.of(archive, ONE_SECOND, old[0], "old")
+    table, _ = job.summarise(MONDAY_US, MONDAY_US + HOUR_US)
+    (part,) = old[0].slices
+    assert table.num_rows == 2
+    assert job.commit({part: job.write(part, table)}, old[0].examined) == []
+    assert files(archive) == before
+    assert computed_from(archive, "2023-11-20T00") == 1
+
+
+def replace_files(archive: Archive, kind: str, keep: bool) -> None:
+    """A commit that replaces all files by one with the same rows, or by none."""
+    snapshot = archive.snapshot(FAST)
+    table = archive.read(FAST)
+    held = snapshot.files()
+    add = [tables_file(archive, table, held[0])] if keep else []
+    made = tables.commit(
+        archive.store,
+        snapshot.relative,
+        snapshot,
+        add=add,
+        remove=held,
+        transactions={"slice:x": (None, 1)},
+        schema=table.schema,
+        note={"kind": kind},
+    )
+    archive.ledger.append(rows_of(RAW, FAST, made))
+
+
+def tables_file(archive: Archive, table: pa.Table, like: DataFile) -> DataFile:
+    return write_data_file(archive.store, archive.relative(FAST), like.week, like.slice, table)
+
+
+@pytest.mark.parametrize(("kind", "keep"), [("merge", True), ("expire", False)])
+def test_rearranging_and_expiring_the_archive_makes_nothing_stale(archive: Archive, kind: str, keep: bool) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 50))
+    archive_rows(archive, FAST, ramp(MONDAY_US + SECOND_US, 50, first_offset=50))
+    built(archive)
+    before = files(archive)
+    replace_files(archive, kind, keep)
+    assert built(archive).commits == 0
+    assert files(archive) == before
+
+
+def test_a_slice_whose_rows_are_gone_loses_its_windows(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 50))
+    archive_rows(archive, FAST, ramp(MONDAY_US + HOUR_US, 50, first_offset=50))
+    built(archive)
+    replace_files(archive, "repair", keep=False)
+    built(archive)
+    assert files(archive) == {}
+    assert built(archive).commits == 0
+
+
+def test_a_field_that_comes_later_changes_no_older_file(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 50))
+    built(archive)
+    before = files(archive)["2023-11-20T00"]
+    wider = ramp(MONDAY_US + HOUR_US, 50, first_offset=50)
+    wider = wider.append_column(message("torque", pa.float64()), pa.array(np.ones(50)))
+    archive_rows(archive, FAST, wider)
+    built(archive)
+    assert files(archive)["2023-11-20T00"] == before
+    assert archive.read(FAST, tier="1s")["mean_torque"].to_pylist() == [None, 1.0]
+    archive_rows(archive, FAST, ramp(MONDAY_US, 50, first_offset=0))
+    assert built(archive).unchanged == 1
+
+
+def test_a_field_that_becomes_wider_is_wider_in_the_tier_too(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 50))
+    built(archive)
+    double = message("force", pa.float64())
+    later = ramp(MONDAY_US + HOUR_US, 50, first_offset=50)
+    later = later.set_column(later.schema.get_field_index("force"), double, later["force"].cast(pa.float64()))
+    snapshot = archive.snapshot(FAST)
+    tables.widen(snapshot, later.schema)
+    archive_rows(archive, FAST, later)
+    built(archive)
+    table = archive.read(FAST, tier="1s")
+    assert {str(table.schema.field(f"{s}_force").type) for s in ("first", "min", "mean")} == {"double"}
+    assert table["max_force"].to_pylist() == [49.0, 99.0]
+    assert table["mean_force"].to_pylist() == [24.5, 74.5]
+
+
+def test_how_much_is_computed_at_a_time_does_not_matter(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = ramp(MONDAY_US - HOUR_US, 4 * 360, step_us=10 * SECOND_US)
+    lists = pa.array([[float(n), 1.0] for n in range(table.num_rows)], pa.list_(pa.float64()))
+    table = table.append_column(message("samples", lists.type), lists)
+    for dataset in (FAST, OTHER):
+        archive_rows(archive, dataset, table, unit=SliceUnit.DAY)
+    commits = built(archive, datasets=[FAST]).commits
+    monkeypatch.setattr(build, "_PASS_ROWS", 1)
+    monkeypatch.setattr(build, "_LIST_BYTES", 500)
+    assert built(archive, datasets=[OTHER]).commits == 4 > commits
+    assert archive.read(FAST, tier="1s").equals(archive.read(OTHER, tier="1s"))
+    assert [file.path for file in archive.files(FAST, tier="1s")] == [f.path for f in archive.files(OTHER, tier="1s")]
+
+
+def test_a_wide_dataset_keeps_lists_for_ever(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns_of = {f"x{n}": pa.array(np.arange(50.0) + n) for n in range(4)}
+    table = rows(MONDAY_US + np.arange(50) * 20_000, columns_of)
+    for n in range(4):
+        position = table.schema.get_field_index(f"x{n}")
+        table = table.set_column(position, message(f"x{n}", pa.float64(), field="x", element=n), table[f"x{n}"])
+    archive_rows(archive, FAST, table)
+    with monkeypatch.context() as patch:
+        patch.setattr(columns, "MAX_FLAT_COLUMNS", 20)
+        built(archive)
+    archive_rows(archive, FAST, rows([MONDAY_US + HOUR_US], {"y": [1.0]}, first_offset=50))
+    built(archive)
+    assert archive.snapshot(FAST, "1s").description["arrays"] == "list"
+    assert archive.read(FAST, tier="1s")["mean_x"].to_pylist() == [[24.5, 25.5, 26.5, 27.5], None]
+
+
+def test_progress_counts_slices(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 2 * 3600, step_us=SECOND_US))
+    seen: list[tuple[str, float, float]] = []
+    built(archive, progress=lambda what, done, total: seen.append((what, done, total)))
+    assert seen[0][1:] == (0, 2)
+    assert seen[-1][1:] == (2, 2)
+    assert all(FAST.text in what for what, _, _ in seen)
+
+
+def test_the_tiers_table_is_like_the_archives(archive: Archive) -> None:
+    archive_rows(archive, FAST, ramp(MONDAY_US, 100))
+    built(archive, run="a-run")
+    snapshot = archive.snapshot(FAST, "1s")
+    assert snapshot.relative == "tiers/1s/MTM1M3/hardpointActuatorData"
+    assert snapshot.schema.field("mean_force").metadata[b"units"] == b"newton"
+    assert snapshot.description == {
+        "dataset": FAST.text,
+        "tier": "1s",
+        "window_s": 1.0,
+        "slice": "hour",
+        "arrays": "flat",
+    }
+    ledger = archive.ledger.table()
+    (row,) = ledger.filter(pc.equal(ledger["table"], "1s")).to_pylist()
+    assert (row["commit_kind"], row["rows"], row["week"], row["run"]) == ("tier", 2, "2023-11-20", "a-run")
