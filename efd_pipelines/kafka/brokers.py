@@ -114,7 +114,7 @@ class Brokers:
         return described
 
     def offsets(self, topics: Iterable[str]) -> dict[str, dict[int, Watermarks]]:
-        """Watermarks of every partition of the topics.
+        """Watermarks of every partition of the topics that has a leader now.
 
         The high one is the last stable offset: what readers of committed records can reach.
         """
@@ -122,6 +122,10 @@ class Brokers:
         wanted = [(name, partition) for name in topics for partition in known.get(name, ())]
         low = self._offsets(wanted, OffsetSpec.earliest())
         high = self._offsets(wanted, OffsetSpec.latest())
+        if wanted and not high and self.describe({name for name, _ in wanted}):
+            # A cluster that is starting knows its topics before anyone leads them: that is no empty backlog.
+            no_leader = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
+            raise unavailable(self._settings, "has no leaders for its partitions", no_leader, self._complaints)
         found: dict[str, dict[int, Watermarks]] = {}
         for name, partition in wanted:
             if (name, partition) in low and (name, partition) in high:

@@ -42,6 +42,7 @@ class CatalogueTopic:
     """One topic.
 
     Args:
+        watermarks: by partition; without those that have had no leader since the topic was first seen.
         config: None where it was not told.
         covered: whether the configuration archives it.
         schema_text: the newest schema of its subject; None where it has none.
@@ -307,9 +308,8 @@ class _Reading:
         configs = self._configs(datasets, infos)
         now = datetime.now(UTC)
         topics = [
-            self._topic(infos[name], dataset, watermarks[name], configs.get(name), now)
+            self._topic(infos[name], dataset, watermarks.get(name, {}), configs.get(name), now)
             for name, dataset in sorted(datasets.items(), key=lambda item: (item[1].text, item[0]))
-            if name in watermarks
         ]
         topics = self._with_schemas(topics)
         return Catalogue(
@@ -380,8 +380,11 @@ class _Reading:
         old = self._known.get(info.name)
         if old is None or self._previous is None:
             return topic
+        # A partition that has no leader now tells no offsets; those that it had stay.
+        known = old.watermarks if old.topic_id == topic.topic_id else {}
         return replace(
             topic,
+            watermarks={**known, **watermarks},
             schema_text=old.schema_text,
             schema_version=old.schema_version,
             schema_ids=old.schema_ids,
