@@ -2,8 +2,134 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from efd_pipelines.cli.answers import print_facts, print_json
+from efd_pipelines.cli.options import AsJson, example
+
+if TYPE_CHECKING:
+    from efd_pipelines.demo.dev import Dev
+    from efd_pipelines.demo.run import Demo
+
+Data = Annotated[
+    Path, typer.Option("--data", metavar="DIR", help="Where everything is kept: archive, broker, database, Dagster.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
-    pass
+    app.command("demo", epilog=example("efd demo", "efd demo --data /tmp/demo --json"))(demo)
+    app.command("dev", epilog=example("efd dev --data demo-data --port 3000"))(dev)
+
+
+def demo(
+    data: Data = Path("demo-data"),
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, help="How much of the observatory's time is simulated.")
+    ] = 240.0,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole path once, on a simulated observatory.
+
+    Starts Apache Kafka and a schema registry in the data directory, produces some minutes of telemetry, events and
+    exposures, archives and summarises them, joins them to the exposures, reports and exports, and stops. Can be
+    repeated: each run goes on where the one before ended.
+    """
+    from efd_pipelines.demo.run import run_demo
+
+    made = run_demo(data, seconds, tell=_teller())
+    if as_json:
+        print_json(
+            {
+                "topics": made.topics,
+                "records": made.records,
+                "exposures": made.exposures,
+                "rows": made.rows,
+                "archived_rows": made.archived,
+                "dead_letters": made.dead_letters,
+                "from": made.window.start,
+                "to": made.window.end,
+                "archive": made.archive,
+                "report": made.reports[-1] if made.reports else None,
+                "reports": made.reports,
+                "export": made.export,
+                "seconds": round(made.seconds, 3),
+            }
+        )
+    else:
+        _print_made(made, data)
+
+
+def _print_made(made: Demo, data: Path) -> None:
+    print()
+    print_facts(
+        {
+            "simulated": made.window,
+            "records produced": f"{made.records:,} of {made.topics} topics",
+            "exposures": made.exposures,
+            "rows archived": f"{made.rows:,} ({made.archived:,} with earlier runs)",
+            "dead letters": made.dead_letters,
+            "archive": made.archive,
+            "storage report": ", ".join(map(str, made.reports)),
+            "chart": ", ".join(map(str, made.charts)),
+            "export for Dask": made.export,
+            "took": f"{made.seconds:.0f} s",
+        },
+        "What the demo made",
+    )
+    print("\nWhere to look")
+    print_facts(
+        {
+            f"EFD_ARCHIVE={made.archive} efd archive status": "what is archived of each topic and week",
+            f"make dev DATA={data}": "the same in Dagster's UI, and growing",
+            f"make demo DATA={data}": "the next minutes",
+        }
+    )
+
+
+def dev(
+    data: Data = Path("demo-data"),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of the UI; another where it is taken.")] = 3000,
+    as_json: AsJson = False,
+) -> None:
+    """Open Dagster's UI on the demo's data, growing. Ctrl-C stops everything.
+
+    Broker, registry, the simulated observatory at real time, Dagster's daemon with its sensors, and the UI.
+    """
+    from efd_pipelines.demo.dev import run_dev
+
+    def started(running: Dev) -> None:
+        _print_started(running, as_json)
+
+    # Ctrl-C is how this command ends, not how it fails.
+    with contextlib.suppress(KeyboardInterrupt):
+        run_dev(data, port, tell=_teller(), started=started)
+
+
+def _print_started(running: Dev, as_json: bool) -> None:
+    facts = {"url": running.url, "data": running.directory, "settings": running.environment_file}
+    if as_json:
+        print_json(facts)
+        return
+    print(f"\nDagster's UI: {running.url}   (Ctrl-C stops everything)")
+    print(
+        f"To use `efd` on it from another shell: set -a; . {running.environment_file}; "
+        f"EFD_ARCHIVE={running.directory / 'archive'}; set +a"
+    )
+    sys.stdout.flush()
+
+
+def _teller() -> Callable[[str], None]:
+    """Lines on stderr, each with the time since the beginning."""
+    began = time.monotonic()
+
+    def tell(line: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {line}", file=sys.stderr, flush=True)
+
+    return tell

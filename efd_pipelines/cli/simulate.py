@@ -69,9 +69,12 @@ def observatory(
     exposures: Annotated[
         bool, typer.Option("--exposures", help="Take exposures, and write them to the exposure table of ConsDB.")
     ] = False,
+    rate: Annotated[
+        float, typer.Option("--rate", help="The share of fast telemetry's rate that is simulated: 1 is all.")
+    ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Produce a deterministic observatory's records to Kafka."""
+    """Produce a deterministic observatory's records to Kafka. With --seconds inf, until it is interrupted."""
     from efd_pipelines.settings import load_settings
     from efd_pipelines.simulator.observatory import run_observatory
 
@@ -85,6 +88,7 @@ def observatory(
             start=parse_when(start),
             exposures=exposures,
             consdb_url=settings.require_consdb() if exposures else None,
+            rate=rate,
             progress=gauge.count,
         )
     _answer(produced, as_json)

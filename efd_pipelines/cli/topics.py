@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,23 +39,26 @@ def topics(
     from efd_pipelines.kafka.catalogue import read_catalogue
     from efd_pipelines.settings import load_settings
 
-    catalogue = read_catalogue(load_settings())
     rows = [
         {
             "topic": one.dataset.text,
-            "component": one.dataset.component,
-            "kind": one.dataset.kind.value,
+            "component": one.component,
+            "kind": one.kind.value,
             "columns": one.columns,
             "partitions": len(one.partitions),
             "records": one.records,
             "schema_ids": list(one.schema_ids),
             "covered": one.covered,
         }
-        for one in catalogue.topics
-        if component in (None, one.dataset.component) and kind in (None, one.dataset.kind.value)
+        for one in read_catalogue(load_settings()).topics
+        if component in (None, one.component) and kind in (None, one.kind.value)
     ]
     if as_json:
         print_json(rows)
         return
-    shown = [[",".join(map(str, row[key])) if key == "schema_ids" else row[key] for key in _SHOWN] for row in rows]
+    shown = [[_text(row[name]) for name in _SHOWN] for row in rows]
     print_table("", _SHOWN, shown, empty="No topics.")
+
+
+def _text(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value

@@ -1,0 +1,158 @@
+"""One run of the demo: services up, some minutes of the observatory onto Kafka, the job `main`, services down.
+
+What it made is counted in the archive itself, not in what the steps say of themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.status import status
+from efd_pipelines.demo.children import run_job
+from efd_pipelines.demo.observatory import SEED, Window, next_window
+from efd_pipelines.demo.site import Site
+from efd_pipelines.errors import DataError
+from efd_pipelines.simulator.observatory import run_observatory
+from efd_pipelines.simulator.producer import Produced
+
+SECONDS = 240.0
+EXPORTED = ("lsst.sal.MTMount.azimuth", "lsst.sal.MTMount.elevation", "lsst.sal.ESS.temperature")
+
+Tell = Callable[[str], None]
+"""Is told in a line what is being done or was done."""
+
+_STEP = re.compile(r" - (?P<step>\w+) - (?P<what>STEP_START|STEP_SUCCESS|STEP_FAILURE)\b")
+_STEPS = {
+    "discover_topics": "Looking what topics there are",
+    "drain_whole_backlog": "Archiving the backlog, exactly once",
+    "summarise_tier": "Summarising at one second",
+    "join_new_exposures": "Joining telemetry to exposures",
+    "report_storage": "Reporting storage",
+    "export_if_asked": "Exporting for Dask",
+}
+
+
+class DemoFailed(DataError):
+    """The job `main` did not succeed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What one run of the demo made. `records` were produced and `rows` archived by it; `archived` is all there is."""
+
+    topics: int
+    records: int
+    exposures: int
+    rows: int
+    archived: int
+    dead_letters: int
+    window: Window
+    archive: Path
+    reports: tuple[Path, ...]
+    charts: tuple[Path, ...]
+    export: Path
+    dagster: Path
+    seconds: float
+
+
+def run_demo(directory: Path, seconds: float = SECONDS, *, tell: Tell) -> Demo:
+    """Runs the whole path on the next `seconds` of the simulated observatory; can be repeated, and goes on then.
+
+    Raises:
+        SiteInUse: another demo runs in the directory.
+        DemoFailed: the job failed; what it had done stands, and the next run goes on from there.
+        ServiceUnavailable: a server could not be installed or started.
+    """
+    began = time.monotonic()
+    site = Site.at(directory)
+    with site.claimed():
+        before = _archived(site)
+        tell("Starting Apache Kafka and the schema registry (installed once per machine)")
+        with site.services() as services:
+            reached = services.settings()
+            window = next_window(site.directory, seconds)
+            tell(f"Simulating the observatory, {window}")
+            produced = _simulate(site, reached, window)
+            tell(f"  {produced.records:,} records of {produced.topics} topics, {produced.exposures} exposures")
+            export = site.exports / f"{window.start:%Y%m%dT%H%M%S}"
+            _run_main(site, reached, window, export, tell)
+            tell("Stopping the services")
+        return _result(site, window, produced, before, export, time.monotonic() - began)
+
+
+def _simulate(site: Site, reached: dict[str, str], window: Window) -> Produced:
+    return run_observatory(
+        site.settings(reached),
+        SEED,
+        window.seconds,
+        "max",
+        start=window.start,
+        exposures=True,
+        consdb_url=site.consdb_url,
+    )
+
+
+def _run_main(site: Site, reached: dict[str, str], window: Window, export: Path, tell: Tell) -> None:
+    config = site.dagster / "main.json"
+    asked = {
+        "topics": list(EXPORTED),
+        "from": window.start.isoformat(),
+        "to": window.end.isoformat(),
+        "out": str(export),
+    }
+    config.write_text(json.dumps({"ops": {"export_if_asked": {"config": asked}}}, indent=2))
+    tell("Running the Dagster job `main`")
+    last: list[str] = []
+
+    def hear(line: str) -> None:
+        step = _STEP.search(line)
+        if step is not None and step["what"] == "STEP_START":
+            tell(f"  {_STEPS.get(step['step'], step['step'])}")
+        last.append(line)
+        del last[:-15]
+
+    if run_job("main", config, site.dagster, site.environment(reached), hear):
+        raise DemoFailed(
+            f"The job `main` failed: {_reason(last)}",
+            remedy=f"Its log is {site.dagster / 'main.log'}; run again: what was done stands.",
+        )
+
+
+def _reason(lines: list[str]) -> str:
+    told = [line for line in lines if "STEP_FAILURE" in line or "Error" in line or "RUN_FAILURE" in line]
+    return (told or lines or ["it said nothing"])[-1].strip()
+
+
+def _archived(site: Site) -> tuple[int, int]:
+    """Rows and dead letters that the archive has, by its ledger."""
+    if not site.archive.exists():
+        return 0, 0
+    weeks = status(Archive(site.settings({})))
+    return sum(one.rows for one in weeks), sum(one.rows for one in weeks if one.week == "dead")
+
+
+def _result(
+    site: Site, window: Window, produced: Produced, before: tuple[int, int], export: Path, seconds: float
+) -> Demo:
+    rows, dead = _archived(site)
+    return Demo(
+        topics=produced.topics,
+        records=produced.records,
+        exposures=produced.exposures,
+        rows=rows - before[0],
+        archived=rows,
+        dead_letters=dead - before[1],
+        window=window,
+        archive=site.archive,
+        reports=tuple(sorted(site.archive.glob("reports/storage/*/throughput.md"))),
+        charts=tuple(sorted(site.archive.glob("reports/storage/*/throughput.png"))),
+        export=export,
+        dagster=site.dagster,
+        seconds=seconds,
+    )
