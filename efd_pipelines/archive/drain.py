@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,7 @@ _ATTEMPTS = 12
 _THREADS = 4
 _BATCH_CHUNKS = 256
 _LEDGER_EVERY = 1000
+_KEPT_OPEN = 64
 
 Progress = Callable[[int, int, int], None]
 """Called with records archived so far, records of the backlog, and bytes of Avro so far."""
@@ -197,15 +198,20 @@ class _Drainer:
         """Opens every table of the round, and makes good what the ledger lacks of it."""
         intakes = list(self._intakes.values())
         with ThreadPoolExecutor(_THREADS) as pool:
-            snapshots = list(pool.map(lambda intake: open_table(self._archive.store, intake.relative), intakes))
+            versions = list(pool.map(self._open, intakes))
         lagging = []
-        for intake, snapshot in zip(intakes, snapshots, strict=True):
-            intake.adopt(snapshot)
-            if snapshot is not None and snapshot.version > intake.ledger_version:
+        for intake, version in zip(intakes, versions, strict=True):
+            if version is not None and version > intake.ledger_version:
                 lagging.append((RAW, intake.dataset))
         if lagging:
             self._archive.ledger.catch_up(lagging)
         self._look_for_truncation([intake for intake in intakes if intake.beyond_end()])
+
+    def _open(self, intake: Intake) -> int | None:
+        """Takes the positions of one table; its version, None where there is none yet."""
+        snapshot = intake.adopt(open_table(self._archive.store, intake.relative))
+        intake.release()
+        return None if snapshot is None else snapshot.version
 
     def _look_for_truncation(self, suspects: Sequence[Intake]) -> None:
         """Ends the generation of logs that end before their position, by end offsets asked for after the positions."""
@@ -355,8 +361,8 @@ class _Drainer:
     def _archive_chunk(self, intake: Intake, chunk: Chunk) -> tuple[Commit, Encoded, int, int] | None:
         """One commit of one chunk; None where another writer has archived all of it."""
         for attempt in range(_ATTEMPTS):
-            if attempt:
-                time.sleep(min(1.0, 0.02 * 2**attempt))
+            time.sleep(min(1.0, 0.02 * 2**attempt) if attempt else 0.0)
+            if intake.snapshot is None or attempt:
                 intake.adopt(open_table(self._archive.store, intake.relative))
             frames, transactions = _what_is_new(intake, chunk)
             if not transactions:
@@ -369,6 +375,8 @@ class _Drainer:
                 continue
             gaps = len(intake.gaps)
             intake.gaps.clear()
+            if len(self._intakes) > _KEPT_OPEN:
+                intake.release()
             return made, encoded, len(frames), gaps
         raise StaleWriter(
             f"{intake.dataset} could not be committed to in {_ATTEMPTS} attempts",
@@ -414,8 +422,8 @@ class _Drainer:
             description=description,
             note=note,
         )
-        if snapshot is None:
-            intake.adopt(open_table(self._archive.store, intake.relative))
+        if snapshot is not None:
+            intake.adopt(replace(snapshot, version=made.version))
         return made, encoded
 
     def _encode(

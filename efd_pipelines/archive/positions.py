@@ -73,6 +73,7 @@ class Intake:
     time_field: str | None
     value_format: str
     snapshot: TableSnapshot | None = None
+    positions: dict[str, int] = field(default_factory=dict)
     sources: dict[int, Source] = field(default_factory=dict)
     gaps: list[dict[str, Any]] = field(default_factory=list)
 
@@ -100,15 +101,23 @@ class Intake:
     def adopt(self, snapshot: TableSnapshot | None) -> TableSnapshot | None:
         """Takes the table as it is now: from here on its positions count."""
         self.snapshot = snapshot
+        self.positions = {}
         for partition in self.watermarks:
             source = Source(self.cluster_id, self.topic_id)
             while snapshot is not None and is_ended(snapshot, source, partition):
                 source = source.next()
             self.sources[partition] = source
+            reached = None if snapshot is None else snapshot.transaction_version(source.app_id(partition))
+            if reached is not None:
+                self.positions[source.app_id(partition)] = reached
         return snapshot
 
+    def release(self) -> None:
+        """Lets go of the table, whose schema may take megabytes; its positions stay known, as they were."""
+        self.snapshot = None
+
     def reached(self, app_id: str) -> int | None:
-        return None if self.snapshot is None else self.snapshot.transaction_version(app_id)
+        return self.positions.get(app_id)
 
     def position(self, partition: int) -> Position:
         """Where to read on; for a partition never read, the first offset that Kafka has."""
