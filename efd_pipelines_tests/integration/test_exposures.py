@@ -273,7 +273,7 @@ def test_two_joins_at_once_write_the_same(observatory: Observatory, tmp_path: Pa
         subprocess.Popen([sys.executable, str(program)], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    assert [run.communicate(timeout=120)[0].strip() for run in runs] == ["3", "3", "3"]
+    assert [run.communicate(timeout=300)[0].strip() for run in runs] == ["3", "3", "3"]
     assert [row["value"] for row in observatory.rows()] == [15.0, 75.0, 135.0]
 
 

@@ -169,6 +169,20 @@ def test_the_same_instant_of_two_indices_is_two_samples(observatory_with: Build)
     assert observatory.value("n") == 2.0
 
 
+def test_samples_of_several_indices_are_taken_in_the_order_of_time(observatory_with: Build) -> None:
+    observatory = observatory_with(
+        a_column("n", "count", topic=TEMPERATURE, fields=["item0"]),
+        a_column("last", "most_recent_value", topic=TEMPERATURE, fields=["item0"]),
+    )
+    index = np.array([1, 1, 1, 2, 2, 2], dtype=np.int32)
+    item = np.array([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]])
+    table = samples_at(NIGHT, [20.0, 50.0, 60.0, 1.0, 2.0, 3.0], [0.0] * 6, salIndex=index, item=item)
+    observatory.archives(TEMPERATURE, table)
+    observatory.exposes(an_exposure(NIGHT))
+    observatory.joins()
+    assert (observatory.value("n"), observatory.value("last")) == (4.0, 1.0)
+
+
 def test_a_most_recent_value_looks_back_across_the_week_and_never_past_the_end(observatory_with: Build) -> None:
     monday = utc("2026-11-16T00:00:10")
     observatory = observatory_with(
