@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from efd_pipelines.servers.cache import NotInstalled
@@ -23,6 +24,10 @@ from efd_pipelines.servers.postgresql import PostgresServer
 from efd_pipelines.servers.registry import RegistryServer
 from efd_pipelines.servers.s3 import S3Server
 from efd_pipelines.servers.server import Server
+
+# A busy machine is no failure: how long things take is measured in benchmarks/.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
 
 HERE = Path(__file__).parent
 MARKED_BY_DIRECTORY = ("integration", "browser", "faults")
