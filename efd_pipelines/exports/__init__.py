@@ -6,6 +6,6 @@ archive), `stream` (rows in order of time, in little memory), `parts` (rows → 
 they go, all or nothing), `manifest` (what the export says of itself), `export` (the work).
 """
 
-from efd_pipelines.exports.export import Export, ExportResult, export
+from efd_pipelines.exports.export import ExportResult, export
 
-__all__ = ["Export", "ExportResult", "export"]
+__all__ = ["ExportResult", "export"]

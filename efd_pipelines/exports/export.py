@@ -21,25 +21,21 @@ from efd_pipelines.exports.manifest import README, TopicExport, encoded, manifes
 from efd_pipelines.exports.parts import Part, write_parts
 from efd_pipelines.exports.request import Request, Selection, select
 from efd_pipelines.exports.stream import Windows
+from efd_pipelines.tiers.stale import find_stale
+from efd_pipelines.tiers.tier import tier_named
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
+
+
+Progress = Callable[[str, int, int], None]
+"""Called after each file with the dataset, the rows written, and those expected at most."""
 
 
 class NothingToExport(DataError):
     """No rows in the range asked for."""
 
     remedy = "`efd archive status` says which weeks each topic has."
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """How far an export has come; `rows_expected` may be too large, and is never too small."""
-
-    dataset: str
-    rows: int
-    rows_expected: int
-    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +73,7 @@ def export(
     tier: str = RAW,
     *,
     out: str,
-    progress: Callable[[Export], None] | None = None,
+    progress: Progress | None = None,
 ) -> ExportResult:
     """Writes the rows with start ≤ time < end to `out`, one directory of Parquet files per topic.
 
@@ -116,7 +112,7 @@ def export(
         made = _write(stage, request, selections, gaps, progress)
         if not any(topic.parts for topic in made):
             raise NothingToExport(_nothing(request, selections))
-        manifest = manifest_of(request, archive.store.root, made, datetime.now(UTC), _notes(made))
+        manifest = manifest_of(request, archive.store.root, made, datetime.now(UTC), _notes(archive, request, made))
         with stage.create(README) as file:
             file.write(readme(manifest, destination.uri()).encode())
         stage.publish(encoded(manifest))
@@ -134,19 +130,19 @@ def _write(
     request: Request,
     selections: Sequence[Selection],
     gaps: dict[str, list[dict[str, Any]]],
-    progress: Callable[[Export], None] | None,
+    progress: Progress | None,
 ) -> list[TopicExport]:
     expected = sum(one.rows for one in selections)
-    before = [0, 0]
+    written = 0
     made = []
     for one in selections:
         windows = Windows(one, request)
         parts: list[Part] = []
         for part in write_parts(stage, one.dataset.text, one.schema, windows):
             parts.append(part)
-            before = [before[0] + part.rows, before[1] + part.size_bytes]
+            written += part.rows
             if progress is not None:
-                progress(Export(one.dataset.text, before[0], expected, before[1]))
+                progress(one.dataset.text, written, expected)
         made.append(TopicExport(one, tuple(parts), windows.repeated, tuple(gaps.get(one.dataset.text, ()))))
     return made
 
@@ -163,14 +159,23 @@ def _gaps(archive: Archive, selections: Sequence[Selection]) -> dict[str, list[d
     return found
 
 
-def _notes(made: Sequence[TopicExport]) -> list[str]:
-    with_gaps = [topic.selection.dataset.text for topic in made if topic.gaps]
+def _notes(archive: Archive, request: Request, made: Sequence[TopicExport]) -> list[str]:
+    """What a reader must know to take the export for what it is."""
+    gaps = [topic.selection.dataset.text for topic in made if topic.gaps]
     notes = []
-    if with_gaps:
+    if gaps:
         notes.append(
-            f"The archive lacks records of {', '.join(with_gaps)}; whether they are of this range is not known"
+            f"The archive lacks records of {', '.join(gaps)}; whether they are of this range is not known"
             " (the gaps are in manifest.json)."
         )
+    unbuilt = [topic.selection.dataset for topic in made if topic.selection.table != RAW]
+    for stale in find_stale(archive, tier_named(request.tier), unbuilt) if unbuilt else ():
+        parts = [part.key for part in stale.slices if part.start_us < request.end_us and part.end_us > request.start_us]
+        if parts:
+            notes.append(
+                f"The {request.tier} tier of {stale.dataset} is not up to date in this range: the archive has moved"
+                f" on in {', '.join(parts[:5])}{' …' if len(parts) > 5 else ''}. Build the tier and export again."
+            )
     return notes
 
 

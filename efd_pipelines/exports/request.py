@@ -135,7 +135,7 @@ def select(archive: Archive, request: Request) -> list[Selection]:
     """
     named, globbed = _datasets(archive, request)
     tables = {dataset: _table(archive, dataset, request.tier) for dataset in sorted({*named, *globbed})}
-    snapshots = {dataset: archive.snapshot(dataset, table) for dataset, table in tables.items()}
+    snapshots = {dataset: _snapshot(archive, dataset, table) for dataset, table in tables.items()}
     schemas = {dataset: snapshot.schema for dataset, snapshot in snapshots.items()}
     _check_fields(request, schemas, named)
     return [
@@ -149,6 +149,15 @@ def _table(archive: Archive, dataset: Dataset, tier: str) -> str:
     if tier == RAW or not aggregated(dataset, archive.settings.configuration, tier_named(tier)):
         return RAW
     return tier
+
+
+def _snapshot(archive: Archive, dataset: Dataset, table: str) -> TableSnapshot:
+    try:
+        return archive.snapshot(dataset, table)
+    except UnknownDataset as error:
+        archive.snapshot(dataset)  # which says so, and what is near, where the topic itself is unknown
+        remedy = f"Build the tier first: efd tiers run {dataset.component}."
+        raise UnknownDataset(error.message, remedy=remedy) from error
 
 
 def _utc(when: datetime | str) -> datetime:
@@ -224,5 +233,10 @@ def _means(wanted: str, column: Any) -> bool:
 
 
 def _plain(columns: Sequence[Any]) -> pa.Schema:
-    """The columns with their units and descriptions, all nullable: files must not differ in that."""
-    return pa.schema([column.with_nullable(True) for column in columns])
+    """The columns with units and descriptions, all nullable: files must not differ in that.
+
+    delta-rs gives the metadata of a column in another order each time, which would change the files' bytes.
+    """
+    return pa.schema(
+        [column.with_nullable(True).with_metadata(dict(sorted((column.metadata or {}).items()))) for column in columns]
+    )

@@ -317,7 +317,7 @@ def test_progress_counts_up_to_all_rows(
     seen: list[int] = []
     export(
         builder.archive, TEMPERATURE, at(0), at(600), out=str(tmp_path / "out"),
-        progress=lambda state: seen.append(state.rows),
+        progress=lambda dataset, rows, expected: seen.append(rows),
     )  # fmt: skip
     assert len(seen) > 3
     assert (seen == sorted(seen), seen[-1]) == (True, 500)
