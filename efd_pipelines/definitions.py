@@ -1,0 +1,41 @@
+"""The code location: what `dagster dev`, webserver, daemon and run workers load.
+
+What is in it: `defs/`. Here it is put together, with the deployment's configuration, because each configured
+instrument has an asset of its own. Nothing connects, and no setting needs to be there.
+"""
+
+import dagster as dg
+
+from efd_pipelines.configuration import Configuration
+
+
+def build_defs(configuration: Configuration, **resources: object) -> dg.Definitions:
+    """The definitions of a configuration; `resources` replace those of the deployment, for tests."""
+    from efd_pipelines.defs import archive, checks, exposures, jobs, reports, schedules, sensors, sources, tiers
+    from efd_pipelines.resources import Deployment
+
+    fixed: list[dg.AssetSpec | dg.AssetsDefinition] = [
+        sources.kafka,
+        sources.kafka_topics,
+        archive.raw_archive,
+        tiers.tier_1s,
+        reports.storage_throughput,
+    ]
+    return dg.Definitions(
+        assets=[*fixed, *exposures.exposure_assets(configuration.exposures)],
+        asset_checks=[checks.archive_checks],
+        jobs=jobs.JOBS,
+        schedules=schedules.SCHEDULES,
+        sensors=sensors.SENSORS,
+        resources={"deployment": Deployment(), **resources},
+        # A run works many topics side by side by itself; a process per step costs 3 s more each.
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What Dagster asks for."""
+    from efd_pipelines.settings import load_settings
+
+    return build_defs(load_settings().configuration)

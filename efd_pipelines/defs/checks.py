@@ -1,0 +1,154 @@
+"""Checks: whether the archive is as it should be, asked every hour and whenever it is materialised by hand.
+
+Four questions that cost seconds, of the ledger and the brokers: `archive/audit.py` and `archive/backlog.py` answer. The
+deep audit, which reads every file, is `efd archive verify --deep`.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from efd_pipelines.defs.archive import raw_archive
+from efd_pipelines.defs.failures import explained
+from efd_pipelines.defs.metadata import table
+from efd_pipelines.resources import Deployment
+from efd_pipelines.times import day_obs_interval, day_obs_of
+
+if TYPE_CHECKING:
+    from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.archive.audit import Audit
+    from efd_pipelines.archive.backlog import Backlog
+
+GRACE = timedelta(hours=2)
+"""How long after a night its last records may take: the slow class of topics is read every hour."""
+
+RECENT = timedelta(days=7)
+_ROWS_SHOWN = 100
+
+
+def _spec(name: str, description: str) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(name, asset=raw_archive, description=description)
+
+
+@dg.multi_asset_check(
+    name="archive_checks",
+    specs=[
+        _spec(
+            "last_night",
+            "Whether all that Kafka had of the last night (which ends at 12:00 UTC) is archived. "
+            "If not: is the sensor `drain` on, and do its runs succeed?",
+        ),
+        _spec(
+            "no_gaps",
+            "Whether Kafka had dropped anything before it was read, noticed in the last 7 days. "
+            "If so, `efd archive gaps` lists what is missing; look why the job `drain` was late.",
+        ),
+        _spec(
+            "no_dead_letters",
+            "Whether all frames of the last 7 days could be decoded. Those that could not are kept whole; "
+            "`efd archive dead-letters` says which and why, most often a schema that the registry did not have.",
+        ),
+        _spec(
+            "every_record_once",
+            "Whether the archive holds as many rows as records were read from Kafka, for every topic. "
+            "If not, `efd archive verify --deep` says where: report it, this must not happen.",
+        ),
+    ],
+)
+def archive_checks(context: dg.AssetCheckExecutionContext, deployment: Deployment) -> Iterator[dg.AssetCheckResult]:
+    from efd_pipelines.archive.audit import gaps, verify
+    from efd_pipelines.archive.backlog import backlog
+
+    with explained():
+        archive = deployment.archive()
+        now = datetime.now(UTC)
+        yield last_night(backlog(archive, archive.settings), now)
+        yield no_gaps(gaps(archive), now)
+        yield no_dead_letters(archive, now)
+        yield every_record_once(verify(archive))
+
+
+def last_night(waiting: list["Backlog"], now: datetime) -> dg.AssetCheckResult:
+    """A topic's night is archived when nothing waits, or when it was read after the night had ended."""
+    ended = day_obs_interval(day_obs_of(now - GRACE))[0]
+    late = [one for one in waiting if one.last_at is None or one.last_at < ended]
+    rows = [
+        {"topic": one.topic, "records": one.records, "read_last": one.last_at or "never", "class": one.freshness}
+        for one in late[:_ROWS_SHOWN]
+    ]
+    columns = {"topic": "string", "records": "int", "read_last": "string", "class": "string"}
+    return dg.AssetCheckResult(
+        check_name="last_night",
+        passed=not late,
+        description=f"The night that ended at {ended:%Y-%m-%d %H:%M} UTC is archived"
+        + (f", save {len(late)} topics." if late else "."),
+        metadata={
+            "topics_late": len(late),
+            "records_waiting": sum(one.records for one in waiting),
+            "late": table(rows, columns),
+        },
+    )
+
+
+def no_gaps(found: list[dict[str, Any]], now: datetime) -> dg.AssetCheckResult:
+    recent = [gap for gap in found if datetime.fromisoformat(gap["noticed"]) >= now - RECENT]
+    columns = {
+        "topic": "string",
+        "partition": "int",
+        "first": "int",
+        "end": "int",
+        "reason": "string",
+        "noticed": "string",
+    }
+    return dg.AssetCheckResult(
+        check_name="no_gaps",
+        passed=not recent,
+        description=f"{len(recent)} gaps in the last 7 days, {len(found)} ever.",
+        metadata={
+            "gaps": len(recent),
+            "offsets_missing": sum(gap["end"] - gap["first"] for gap in recent),
+            "gaps_ever": len(found),
+            "which": table(recent[:_ROWS_SHOWN], columns),
+        },
+    )
+
+
+def no_dead_letters(archive: "Archive", now: datetime) -> dg.AssetCheckResult:
+    since_us = int((now - RECENT).timestamp() * 1e6)
+    found = archive.ledger.sql(
+        f"""
+        SELECT dataset AS topic, sum(rows)::BIGINT AS dead_letters, epoch_us(max(at)) AS last FROM ledger
+        WHERE "table" = 'raw' AND week = 'dead' AND epoch_us(at) >= {since_us}
+        GROUP BY dataset HAVING sum(rows) > 0 ORDER BY dead_letters DESC
+        """  # noqa: S608 - a number of ours
+    ).to_pylist()
+    count = sum(row["dead_letters"] for row in found)
+    return dg.AssetCheckResult(
+        check_name="no_dead_letters",
+        passed=not count,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{count:,} frames of {len(found)} topics could not be decoded in the last 7 days.",
+        metadata={
+            "dead_letters": count,
+            "which": table(found[:_ROWS_SHOWN], {"topic": "string", "dead_letters": "int"}),
+        },
+    )
+
+
+def every_record_once(audit: "Audit") -> dg.AssetCheckResult:
+    wrong = [problem for problem in audit.problems if problem.kind != "gap"]
+    columns = {"topic": "string", "week": "string", "kind": "string", "detail": "string", "remedy": "string"}
+    rows = [{name: getattr(problem, name) for name in columns} for problem in wrong[:_ROWS_SHOWN]]
+    return dg.AssetCheckResult(
+        check_name="every_record_once",
+        passed=not wrong,
+        description=f"{audit.records:,} records of {audit.topics:,} topics were read, {audit.rows:,} rows are kept.",
+        metadata={
+            "records": audit.records,
+            "rows": audit.rows,
+            "topics": audit.topics,
+            "problems": table(rows, columns),
+        },
+    )

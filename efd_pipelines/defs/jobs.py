@@ -1,0 +1,116 @@
+"""Jobs: what runs together, and under which name.
+
+The live ones (`discover`, `drain`, `summarise`, `join`) take whatever is due and are started by sensors; `main` is the
+whole path once, in this order, for the demo and for whoever wants all of it now; `export` is a form; `verify` and
+`daily_round` keep watch and order; `backfill_archive` is what a backfill of component × week runs.
+"""
+
+from typing import Any
+
+import dagster as dg
+
+from efd_pipelines.defs.archive import drain_backlog, drain_whole_backlog, raw_archive
+from efd_pipelines.defs.checks import archive_checks
+from efd_pipelines.defs.exports import export_dataset, export_if_asked
+from efd_pipelines.defs.exposures import join_new_exposures
+from efd_pipelines.defs.maintenance import complete_ledger, forget_old_runs
+from efd_pipelines.defs.reports import report_storage, storage_throughput
+from efd_pipelines.defs.sources import discover_topics
+from efd_pipelines.defs.tiers import summarise_tier, tier_1s
+from efd_pipelines.partitions import COMPONENT_WEEKS, WEEKS
+
+DRAIN_GROUP = "efd/drain_group"
+"""Tag of drains: never two of a group at once (dagster.yaml, and the sensor)."""
+
+_LIVE = {"dagster/max_runtime": "3600"}
+"""A run that hangs must not keep the next ones waiting for ever."""
+
+
+@dg.job(tags=_LIVE)
+def discover() -> None:
+    """Looks what topics there are on the brokers and in the registry, and what changed."""
+    discover_topics()
+
+
+@dg.job(tags=_LIVE)
+def drain() -> None:
+    """Reads what is due of Kafka's backlog into the archive; the sensor `drain` starts it for one drain group each."""
+    drain_backlog()
+
+
+@dg.job(tags=_LIVE)
+def summarise() -> None:
+    """Computes what of the 1 s tier the archive has moved on from."""
+    summarise_tier()
+
+
+@dg.job(tags=_LIVE)
+def join() -> None:
+    """Joins telemetry to the exposures that are new, or whose telemetry or configuration changed."""
+    join_new_exposures()
+
+
+@dg.job
+def export() -> None:
+    """Writes topics of a time range as a directory of sorted Parquet for Dask, pandas, DuckDB.
+
+    Fill in the form of the launchpad: topics, from, to, out; fields and tier if you like. The run's output says where
+    it is and how to open it.
+    """
+    export_dataset()
+
+
+@dg.job
+def main() -> None:
+    """The whole path once: discovery, backlog, 1 s tier, exposures, the weeks' storage reports, an export.
+
+    Everything is made that can be made of what Kafka has now; it may run beside the live jobs. The export is made where
+    topics are given in the launchpad.
+    """
+    discovered = discover_topics()
+    archived = drain_whole_backlog(discovered)
+    summarised = summarise_tier(archived)
+    joined = join_new_exposures(summarised)
+    reported = report_storage(joined)
+    export_if_asked(reported)
+
+
+@dg.job
+def daily_round() -> None:
+    """Completes and compacts the ledger, tells Dagster of all that changed, and deletes old runs of the live jobs."""
+    forget_old_runs(complete_ledger())
+
+
+verify = dg.define_asset_job(
+    "verify",
+    selection=dg.AssetSelection.checks(archive_checks),
+    description="Asks whether last night is archived, and whether anything was lost, doubled or could not be read.",
+    tags=_LIVE,
+)
+
+backfill_archive = dg.define_asset_job(
+    "backfill_archive",
+    selection=dg.AssetSelection.assets(raw_archive, tier_1s).without_checks(),
+    partitions_def=COMPONENT_WEEKS,
+    description="Archives and summarises components and weeks that are chosen as partitions.",
+)
+
+weekly_report = dg.define_asset_job(
+    "weekly_report",
+    selection=dg.AssetSelection.assets(storage_throughput).without_checks(),
+    partitions_def=WEEKS,
+    description="The storage report of a week.",
+)
+
+JOBS: list[Any] = [
+    main,
+    discover,
+    drain,
+    summarise,
+    join,
+    verify,
+    weekly_report,
+    export,
+    backfill_archive,
+    daily_round,
+]

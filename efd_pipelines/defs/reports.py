@@ -1,0 +1,120 @@
+"""Reports: what keeping the engineering data costs, by week.
+
+The report itself is made and kept by `storage/throughput.py`; here it is shown.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from efd_pipelines.defs.archive import raw_archive
+from efd_pipelines.defs.failures import explained
+from efd_pipelines.defs.metadata import OWNERS, Metadata, column, column_schema, picture
+from efd_pipelines.defs.tiers import tier_1s
+from efd_pipelines.partitions import WEEKS
+from efd_pipelines.resources import Deployment
+from efd_pipelines.times import Week
+
+if TYPE_CHECKING:
+    from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.storage.throughput import StorageReport
+
+_OF_THE_WEEK = dg.MultiToSingleDimensionPartitionMapping("week")
+
+
+@dg.asset(
+    partitions_def=WEEKS,
+    deps=[
+        dg.AssetDep(raw_archive, partition_mapping=_OF_THE_WEEK),
+        dg.AssetDep(tier_1s, partition_mapping=_OF_THE_WEEK),
+    ],
+    group_name="reports",
+    kinds={"duckdb", "parquet"},
+    owners=OWNERS,
+    backfill_policy=dg.BackfillPolicy.multi_run(52),
+    metadata=column_schema(
+        [
+            column("week", "string", "Monday of the week"),
+            column("topic", "string", "Dataset"),
+            column("component", "string", "Its component (CSC)"),
+            column("kind", "string", "telemetry, event, command, ack or metric"),
+            column("rows", "int64", "Rows of the archive"),
+            column("messages", "int64", "Records that Kafka delivered"),
+            column("files", "int64", "Files of the archive"),
+            column("size_bytes", "int64", "What the shares are of: Avro bytes that Kafka delivered", "byte"),
+            column("avro_bytes", "int64", "Avro bytes that Kafka delivered", "byte"),
+            column("parquet_bytes", "int64", "Bytes of the archive's Parquet", "byte"),
+            column("tier_bytes", "int64", "Bytes of the tiers' Parquet", "byte"),
+            column("percent", "double", "Share of its kind in the week", "%"),
+            column("percent_of_total", "double", "Share of all in the week", "%"),
+        ]
+    ),
+)
+def storage_throughput(context: dg.AssetExecutionContext, deployment: Deployment) -> dg.MaterializeResult[Any]:
+    """The weekly storage report: rows, messages, Avro and Parquet bytes of each component and topic, and their shares.
+
+    Open a week's partition and its `report` to read it, with its picture. The same is kept as files, whose addresses
+    are in `files`: `throughput.md` for people, `throughput.png`, and `throughput.parquet` with the columns below, a row
+    per topic. Made each night for the week that the day before was in, so that Monday's is of the whole week.
+    """
+    from efd_pipelines.storage.throughput import storage_report
+
+    with explained():
+        archive = deployment.archive()
+        for key in context.partition_keys:
+            report = storage_report(archive, week=Week.parse(key))
+            context.add_asset_metadata(_shown(archive, report), partition_key=key)
+    return dg.MaterializeResult()
+
+
+class ReportConfig(dg.Config):
+    """Which weeks are reported."""
+
+    weeks: list[str] = Field(
+        default=[], description="Mondays, e.g. 2026-11-16; empty: the weeks that this run has archived, or the newest."
+    )
+
+
+@dg.op(ins={"after": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing))
+def report_storage(context: dg.OpExecutionContext, config: ReportConfig, deployment: Deployment) -> None:
+    """Makes the storage reports of weeks."""
+    from efd_pipelines.storage.throughput import storage_report
+
+    with explained():
+        archive = deployment.archive()
+        weeks = [Week.parse(key) for key in config.weeks] or _weeks_of_run(archive, context.run_id)
+        for report in [storage_report(archive, week=week) for week in weeks] or [storage_report(archive)]:
+            context.log.info(f"{report.key}: {report.total_mb:,.1f} MB; {', '.join(report.files)}")
+            context.log_event(
+                dg.AssetMaterialization(
+                    asset_key=storage_throughput.key,
+                    partition=Week.parse(report.key).key,
+                    metadata=_shown(archive, report),
+                )
+            )
+
+
+def _weeks_of_run(archive: "Archive", run: str) -> list[Week]:
+    """The weeks that a run has put rows into."""
+    ledger = archive.ledger.table()
+    weeks = {week for week, of in zip(ledger["week"].to_pylist(), ledger["run"].to_pylist(), strict=True) if of == run}
+    return sorted(Week.parse(week) for week in weeks - {"", "quarantine", "dead"})
+
+
+def _shown(archive: "Archive", report: "StorageReport") -> Metadata:
+    from efd_pipelines.storage.render import PICTURE, markdown
+
+    drawn = archive.store.read_bytes(f"reports/storage/{report.key}/{PICTURE}")
+    return {
+        "report": dg.MetadataValue.md(markdown(report, picture=picture(drawn))),
+        "total_mb": report.total_mb,
+        "rows": int(report.total("rows")),
+        "messages": int(report.total("messages")),
+        "avro_mb": round(report.total("avro_mb"), 6),
+        "parquet_mb": round(report.total("parquet_mb"), 6),
+        "tier_mb": round(report.total("tier_mb"), 6),
+        "components": int(report.components["csc"].nunique()),
+        "topics": len(report.topics),
+        "files": dg.MetadataValue.md("\n".join(f"- `{file}`" for file in report.files)),
+    }

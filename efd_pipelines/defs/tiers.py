@@ -1,0 +1,98 @@
+"""Tiers: the archive summarised at fixed windows.
+
+`summarise_tier`, the op of the job `summarise`, computes whatever the archive has moved on from; the asset's own run
+does the same for one component and week. What is stale is found by `tiers/stale.py`, not by Dagster's events.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from efd_pipelines.defs.archive import WEEKS_AT_ONCE, logged, partitions_of, raw_archive
+from efd_pipelines.defs.events import counted, figures_of, log_untold
+from efd_pipelines.defs.failures import explained
+from efd_pipelines.defs.metadata import OWNERS, Metadata, column, column_schema, megabytes
+from efd_pipelines.partitions import COMPONENT_WEEKS
+from efd_pipelines.resources import Deployment
+
+if TYPE_CHECKING:
+    from efd_pipelines.tiers.build import TierResult
+
+ONE_SECOND = "1s"
+
+
+@dg.asset(
+    partitions_def=COMPONENT_WEEKS,
+    deps=[raw_archive],
+    group_name="tiers",
+    kinds={"deltalake", "parquet", "numba"},
+    owners=OWNERS,
+    pool="compute",
+    backfill_policy=dg.BackfillPolicy.multi_run(WEEKS_AT_ONCE),
+    metadata=column_schema(
+        [
+            column("time", "timestamp[us, UTC]", "Beginning of the window, UTC"),
+            column("salIndex", "as declared", "Which device, where a component has several"),
+            column("window_size", "double", "Length of the window", "second"),
+            column("count", "int64", "Samples in the window; a record that was delivered twice counts once"),
+            column("first_<field>", "the field's", "The first sample of the window: the telemetry at 1 Hz"),
+            column("min_<field>", "the field's", "The smallest"),
+            column("max_<field>", "the field's", "The largest"),
+            column("mean_<field>", "float or double", "The mean, computed in double"),
+            column("median_<field>", "float or double", "The median"),
+            column("stdev_<field>", "float or double", "The standard deviation (n−1); null below two samples"),
+        ]
+    ),
+)
+def tier_1s(context: dg.AssetExecutionContext, deployment: Deployment) -> dg.MaterializeResult[Any]:
+    """Fast telemetry at one second: first, min, max, mean, median and standard deviation of each field and window.
+
+    Telemetry that is declared to be faster than 1 Hz (`rates_hz` of EFD_CONFIG) is summarised; everything slower,
+    events and commands stay as they are in `raw_archive` and are not repeated here. Kept up minutes behind the archive
+    by the job `summarise`; a late record has its window computed again.
+
+    **Where are the files?** In `path` of each partition: a Delta table for each topic,
+    `<archive>/tiers/1s/<component>/<topic>/`, to be read like the archive's; or take the job `export` with tier `1s`.
+
+    **When a run fails**, its last error says what to do. Nothing is lost: what is missing is computed at the next run.
+    """
+    from efd_pipelines.tiers.build import build_tier
+    from efd_pipelines.tiers.tier import TIERS
+
+    with explained():
+        partitions = partitions_of(context)
+        archive = deployment.archive()
+        for component in sorted({partition.component for partition in partitions}):
+            weeks = [partition.week for partition in partitions if partition.component == component]
+            datasets = archive.datasets(component)
+            progress = logged(context, "slices")
+            result = build_tier(archive, TIERS[ONE_SECOND], datasets, weeks, run=context.run_id, progress=progress)
+            context.log.info(f"{component}: {counted(_summary(result))}")
+        for one in figures_of(archive, ONE_SECOND, partitions):
+            context.add_asset_metadata(one.metadata(ONE_SECOND), partition_key=one.partition.key)
+    return dg.MaterializeResult()
+
+
+@dg.op(pool="compute", ins={"after": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing))
+def summarise_tier(context: dg.OpExecutionContext, deployment: Deployment) -> None:
+    """Computes what of the 1 s tier the archive has moved on from, and tells Dagster which weeks changed."""
+    from efd_pipelines.tiers.build import build_tier
+    from efd_pipelines.tiers.tier import TIERS
+
+    with explained():
+        archive = deployment.archive()
+        result = build_tier(archive, TIERS[ONE_SECOND], run=context.run_id, progress=logged(context, "slices"))
+        context.add_output_metadata(_summary(result))
+        context.log.info(f"Summarised {counted(_summary(result))}")
+        log_untold(context, archive, tier_1s.key, ONE_SECOND)
+
+
+def _summary(result: "TierResult") -> Metadata:
+    return {
+        "windows": result.windows,
+        "rows": result.rows,
+        "mb": megabytes(result.bytes),
+        "slices": result.slices,
+        "commits": result.commits,
+        "seconds": round(result.seconds, 3),
+    }
