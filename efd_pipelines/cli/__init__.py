@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given
+    if not sys.warnoptions:
+        # Of libraries, for their developers; `python -W default -m efd_pipelines.cli` shows them.
+        warnings.simplefilter("ignore")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         return _run(given)

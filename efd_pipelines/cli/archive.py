@@ -123,7 +123,7 @@ def verify(
     week: WeekKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recount and audit the archive, exit 1 when it is not as it should be."""
+    """Recount and audit the archive. Exit 1 when it is not as it should be."""
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.audit import verify as audit
     from efd_pipelines.settings import load_settings
@@ -192,7 +192,7 @@ def files(
 
 @app.command("gaps", epilog=example("efd archive gaps", "efd archive gaps lsst.sal.MTMount.azimuth --json"))
 def gaps(topics: Datasets = None, strict: Strict = False, as_json: AsJson = False) -> None:
-    """List the records that Kafka had no more when they were to be read."""
+    """List what Kafka had no more when it was to be read."""
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.audit import gaps as recorded
     from efd_pipelines.settings import load_settings
@@ -207,7 +207,7 @@ def gaps(topics: Datasets = None, strict: Strict = False, as_json: AsJson = Fals
 
 @app.command("dead-letters", epilog=example("efd archive dead-letters", "efd archive dead-letters --json"))
 def dead_letters(topics: Datasets = None, strict: Strict = False, as_json: AsJson = False) -> None:
-    """List the frames that could not be decoded, by topic and reason. They are kept whole."""
+    """List what could not be decoded. By topic and reason; the frames are kept whole."""
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.dead_letters import dead_letters as kept
     from efd_pipelines.settings import load_settings

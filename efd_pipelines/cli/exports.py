@@ -55,7 +55,7 @@ def export(
             fields=names or None,
             tier=tier,
             out=out,
-            progress=lambda done: gauge.step(done.dataset, done.rows, done.rows_expected),
+            progress=gauge.step,
         )
     document = result.to_json()
     if as_json:

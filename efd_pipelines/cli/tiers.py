@@ -13,7 +13,7 @@ app = typer.Typer(rich_markup_mode=None, help="Summaries at fixed windows, built
 
 @app.command("run", epilog=example("efd tiers run", "efd tiers run MTM1M3 MTMount --week 2026-11-16 --json"))
 def run(components: Components = None, week: WeekKey = None, as_json: AsJson = False) -> None:
-    """Build what is stale of the 1 s tier: what changed in the archive since it was computed."""
+    """Build what is stale of the 1 s tier. Stale is what has changed in the archive since it was computed."""
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.settings import load_settings
     from efd_pipelines.tiers.build import build_tier

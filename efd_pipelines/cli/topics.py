@@ -35,7 +35,7 @@ def topics(
     kind: Annotated[KindName | None, typer.Option("--kind", help="Only of this kind.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the topics on the brokers: columns, records, schemas, and whether they are archived."""
+    """List the topics on the brokers. With columns, records, schemas, and whether they are archived."""
     from efd_pipelines.kafka.catalogue import read_catalogue
     from efd_pipelines.settings import load_settings
 
