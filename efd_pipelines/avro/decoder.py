@@ -30,7 +30,7 @@ class Decoded:
     """Rows of the good messages, and the dead.
 
     Args:
-        table: the layout's columns in its order, a row for each index in `good`.
+        table: the layout's columns in its order, a row for each index in `good` (none where there is no column).
         good: indices of the bodies that are messages, ascending.
         dead: index and reason of every other body, ascending.
         lengths: array fields of good messages that are longer than the layout, with the greatest length seen:

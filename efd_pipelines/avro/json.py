@@ -8,6 +8,7 @@ a whole number that a double cannot hold makes its field text. Every field may b
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from efd_pipelines.topics.layout import Layout
 from efd_pipelines.topics.schemas import Field, FieldType, TopicSchema
 
 _EXACT_IN_DOUBLE = 2**53
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _LONG = range(-(2**63), 2**63)
 
 
@@ -82,7 +84,19 @@ def _object(value: bytes | None) -> Mapping[str, Any] | str:
         parsed = json.loads(value)
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
-    return parsed if isinstance(parsed, dict) else f"not a JSON object but a {type(parsed).__name__}"
+    if not isinstance(parsed, dict):
+        return f"not a JSON object but a {type(parsed).__name__}"
+    if _SURROGATE.search(value) and not _is_text(parsed):
+        return "not text: it has half of a surrogate pair"
+    return parsed
+
+
+def _is_text(parsed: Any) -> bool:
+    try:
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _field(name: str, values: Sequence[Any]) -> Field:
