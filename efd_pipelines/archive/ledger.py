@@ -353,6 +353,7 @@ class Ledger:
             schema=whole.schema,
             note={"kind": "compact"},
             partition="month",
+            rearranges=True,
         )
         return len(files)
 

@@ -72,7 +72,10 @@ class Slice:
             unit, text = SliceUnit.WEEK, key[:-1]
         else:
             unit, text = (SliceUnit.HOUR if "T" in key else SliceUnit.DAY), key
-        return cls(int(np.datetime64(text, "us").astype(np.int64)), unit)
+        start = np.datetime64(text, "us")
+        if np.isnat(start):
+            raise ValueError(f"{key!r} is no slice")
+        return cls(int(start.astype(np.int64)), unit)
 
 
 def slice_starts(time_us: NDArray[Any], unit: SliceUnit) -> NDArray[np.int64]:

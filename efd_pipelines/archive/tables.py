@@ -175,11 +175,13 @@ def commit(
     description: Mapping[str, Any] | None = None,
     note: Mapping[str, Any] | None = None,
     partition: str = "week",
+    rearranges: bool = False,
 ) -> Commit:
     """Makes `add`, `remove` and the app ids' new versions visible in one step; creates the table if need be.
 
     `transactions` maps each app id to (version expected in `snapshot`, new version). `schema` has the columns of
     the files; those that the table lacks are added first, in a commit of their own that changes no rows.
+    A commit that `rearranges` adds the very rows that it removes: appends beside it are then not refused.
 
     Raises:
         StaleWriter: the table moved on; nothing became visible.
@@ -202,7 +204,7 @@ def commit(
     else:
         snapshot = _with_columns(snapshot, schema)
         _check(snapshot, remove, transactions)
-        _append(snapshot, add, remove, properties)
+        _append(snapshot, add, remove, properties, changes=not rearranges)
         first, delta = snapshot.version + 1, snapshot.delta
     return _find(store, relative, first, stamp["commit"], delta, partition)
 
@@ -251,10 +253,15 @@ def _check(
 
 
 def _append(
-    snapshot: TableSnapshot, add: Sequence[DataFile], remove: Sequence[DataFile], properties: CommitProperties
+    snapshot: TableSnapshot,
+    add: Sequence[DataFile],
+    remove: Sequence[DataFile],
+    properties: CommitProperties,
+    *,
+    changes: bool,
 ) -> None:
-    actions: list[AddAction | RemoveAction] = [_remove_action(file, snapshot.partition) for file in remove]
-    actions += [_add_action(file, snapshot.partition) for file in add]
+    actions: list[AddAction | RemoveAction] = [_remove_action(file, snapshot.partition, changes) for file in remove]
+    actions += [_add_action(file, snapshot.partition, changes) for file in add]
     with snapshot.store.errors(f"commit to {snapshot.relative}"):
         try:
             snapshot.delta.create_write_transaction(
@@ -326,7 +333,7 @@ def _delta_field(column: pa.Field[Any]) -> DeltaField:
     return only.fields[0]
 
 
-def _add_action(file: DataFile, partition: str) -> AddAction:
+def _add_action(file: DataFile, partition: str, changes: bool = True) -> AddAction:
     stats: dict[str, Any] = {"numRecords": file.rows, "minValues": {}, "maxValues": {}, "nullCount": {}}
     if file.time_min_us is not None and file.time_max_us is not None:
         stats["minValues"]["time"] = _iso(file.time_min_us)
@@ -336,15 +343,15 @@ def _add_action(file: DataFile, partition: str) -> AddAction:
         size=file.size_bytes,
         partition_values={partition: file.week},
         modification_time=int(time.time() * 1000),
-        data_change=True,
+        data_change=changes,
         stats=json.dumps(stats, separators=(",", ":")),
     )
 
 
-def _remove_action(file: DataFile, partition: str) -> RemoveAction:
+def _remove_action(file: DataFile, partition: str, changes: bool) -> RemoveAction:
     return RemoveAction(
         file.path,
-        True,
+        changes,
         int(time.time() * 1000),
         size=file.size_bytes,
         partition_values={partition: file.week},

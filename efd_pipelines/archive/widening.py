@@ -71,6 +71,7 @@ def _rewrite(snapshot: TableSnapshot, files: Sequence[DataFile], run: str) -> Co
         schema=snapshot.schema,
         note={"kind": "widen", "run": run},
         partition=snapshot.partition,
+        rearranges=True,
     )
 
 

@@ -1,0 +1,78 @@
+"""The ledger: it may lag, never lead, and repeated rows count once."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.files import write_data_file
+from efd_pipelines.archive.ledger import RAW, Ledger, rows_of
+from efd_pipelines.archive.tables import Commit, commit, open_table
+from efd_pipelines.topics.layout import TIME
+from efd_pipelines.topics.names import Dataset
+
+DATASET = Dataset("lsst.sal.Test.x")
+START_US = 1_795_132_800_000_000
+
+
+def committed(archive: Archive, position: int) -> Commit:
+    """One row of the dataset, visible in its table and not yet in the ledger."""
+    relative = archive.relative(DATASET)
+    table = pa.table({"time": pa.array([START_US + position], TIME)})
+    snapshot = open_table(archive.store, relative)
+    file = write_data_file(archive.store, relative, "2026-11-16", "2026-11-17", table)
+    return commit(
+        archive.store,
+        relative,
+        snapshot,
+        add=[file],
+        transactions={"kafka:c/t:0": (None if snapshot is None else position - 1, position)},
+        schema=table.schema,
+        note={"kind": "drain", "records": 1, "run": "r", "epochs": {"c/t:0": position + 100}},
+    )
+
+
+def test_rows_are_counted_once_however_often_they_are_appended(archive: Archive) -> None:
+    made = committed(archive, 1)
+    for _ in range(3):
+        archive.ledger.append(rows_of(RAW, DATASET, made))
+    assert archive.ledger.table().num_rows == 1
+
+
+def test_what_the_ledger_lacks_is_found_in_the_log(archive: Archive) -> None:
+    for position in (1, 2, 3):
+        committed(archive, position)
+    assert archive.ledger.catch_up([(RAW, DATASET)]) == 3
+    assert archive.ledger.catch_up([(RAW, DATASET)]) == 0
+    latest = archive.ledger.latest().to_pylist()
+    assert len(latest) == 1
+    assert (latest[0]["version"], json.loads(latest[0]["positions"])) == (2, {"c/t:0": 3})
+    assert json.loads(latest[0]["epochs"]) == {"c/t:0": 103}
+
+
+def test_a_run_that_dies_after_its_commit_leaves_an_announcement(archive: Archive) -> None:
+    with pytest.raises(KeyboardInterrupt), archive.ledger.announced("r", [(RAW, DATASET)]):
+        committed(archive, 1)
+        raise KeyboardInterrupt
+    assert archive.ledger.table().num_rows == 0
+    assert Ledger(archive.store).catch_up_pending() == 1
+    assert archive.ledger.table().num_rows == 1
+
+
+def test_a_run_that_ends_well_takes_its_announcement_back(archive: Archive) -> None:
+    with archive.ledger.announced("r", [(RAW, DATASET)]) as rows:
+        rows += rows_of(RAW, DATASET, committed(archive, 1))
+    assert archive.store.list("ledger/pending") == []
+    assert archive.ledger.table().num_rows == 1
+
+
+def test_compaction_makes_one_file_and_changes_no_row(archive: Archive) -> None:
+    for position in range(1, 71):
+        archive.ledger.append(rows_of(RAW, DATASET, committed(archive, position)))
+    before = archive.ledger.table()
+    assert archive.ledger.compact() == 70
+    assert archive.ledger.table().equals(before)
+    assert archive.ledger.compact() == 0

@@ -1,0 +1,195 @@
+"""Tables: what delta-rs does and does not do (the archive's promises rest on it), and our guards over it."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import CommitProperties, Transaction
+
+from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.files import DataFile, write_data_file
+from efd_pipelines.archive.reading import read
+from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, log_versions, open_table, read_log, widen
+from efd_pipelines.archive.widening import widen_table
+from efd_pipelines.errors import StaleWriter
+from efd_pipelines.topics.layout import TIME, Column
+
+RELATIVE = "raw/Test/x"
+WEEK, SLICE = "2026-11-16", "2026-11-17"
+START_US = 1_795_132_800_000_000
+KAFKA = "kafka:c/t:0"
+
+
+def rows(*values: int, kind: pa.DataType | None = None) -> pa.Table:
+    times = pa.array([START_US + value for value in values], TIME)
+    return pa.table({"time": times, "value": pa.array(values, kind or pa.int32())})
+
+
+def write(archive: Archive, table: pa.Table, week: str = WEEK, key: str = SLICE) -> DataFile:
+    return write_data_file(archive.store, RELATIVE, week, key, table)
+
+
+def put(
+    archive: Archive,
+    snapshot: TableSnapshot | None,
+    app: dict[str, tuple[int | None, int]],
+    *add: DataFile,
+    remove: tuple[DataFile, ...] = (),
+    schema: pa.Schema | None = None,
+    rearranges: bool = False,
+) -> Commit:
+    return commit(
+        archive.store,
+        RELATIVE,
+        snapshot,
+        add=add,
+        remove=remove,
+        transactions=app,
+        schema=schema or rows().schema,
+        description={"slice": "day"},
+        note={"kind": "drain"},
+        rearranges=rearranges,
+    )
+
+
+def opened(archive: Archive) -> TableSnapshot:
+    snapshot = open_table(archive.store, RELATIVE)
+    assert snapshot is not None
+    return snapshot
+
+
+def values(archive: Archive) -> list[int]:
+    return sorted(read(opened(archive))["value"].to_pylist())
+
+
+def test_one_commit_makes_files_of_several_weeks_and_positions_visible(archive: Archive) -> None:
+    files = [write(archive, rows(1)), write(archive, rows(2), "quarantine", "quarantine")]
+    made = put(archive, None, {KAFKA: (None, 7), "kafka:c/t:1": (None, 9)}, *files)
+    snapshot = opened(archive)
+    assert (made.version, snapshot.version) == (0, 0)
+    assert [snapshot.transaction_version(app) for app in (KAFKA, "kafka:c/t:1", "other")] == [7, 9, None]
+    assert [(file.week, file.slice, file.rows) for file in snapshot.files()] == [
+        (WEEK, SLICE, 1),
+        ("quarantine", "quarantine", 1),
+    ]
+    assert snapshot.description == {"slice": "day"}
+
+
+def test_a_second_creator_is_refused(archive: Archive) -> None:
+    put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1)))
+    with pytest.raises(StaleWriter, match="created by another writer"):
+        put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(2)))
+    assert values(archive) == [1]
+
+
+def test_a_stale_writer_is_refused_whether_it_raced_or_came_late(archive: Archive) -> None:
+    put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1)))
+    one, other = opened(archive), opened(archive)
+    put(archive, one, {KAFKA: (1, 2)}, write(archive, rows(2)))
+    with pytest.raises(StaleWriter):
+        put(archive, other, {KAFKA: (1, 2)}, write(archive, rows(3)))
+    with pytest.raises(StaleWriter):
+        put(archive, opened(archive), {KAFKA: (1, 2)}, write(archive, rows(3)))
+    with pytest.raises(StaleWriter):
+        put(archive, opened(archive), {KAFKA: (2, 1)}, write(archive, rows(3)))
+    assert values(archive) == [1, 2]
+
+
+def test_delta_itself_lets_a_fresh_writer_repeat_a_version(archive: Archive) -> None:
+    """Why `commit` checks the version in the snapshot: delta-rs only sees the race."""
+    put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1)))
+    delta = DeltaTable(archive.store.uri(RELATIVE))
+    again = CommitProperties(app_transactions=[Transaction(KAFKA, 1)])
+    delta.create_write_transaction([], "append", delta.schema(), ["week"], commit_properties=again)
+    stale = DeltaTable(archive.store.uri(RELATIVE), version=1)
+    with pytest.raises(CommitFailedError):
+        for _ in range(2):
+            stale.create_write_transaction([], "append", stale.schema(), ["week"], commit_properties=again)
+
+
+def test_writers_of_other_sources_commit_beside_each_other(archive: Archive) -> None:
+    put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1)))
+    one, other = opened(archive), opened(archive)
+    first = put(archive, one, {KAFKA: (1, 2)}, write(archive, rows(2)))
+    second = put(archive, other, {"kafka:c/u:0": (None, 5)}, write(archive, rows(3)))
+    assert (first.version, second.version) == (1, 2)
+    assert values(archive) == [1, 2, 3]
+
+
+def test_two_that_replace_the_same_files_do_not_double_their_rows(archive: Archive) -> None:
+    put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1)))
+    one, other = opened(archive), opened(archive)
+    old = tuple(one.files())
+    put(archive, one, {"slice:a": (None, 1)}, write(archive, rows(1, 1)), remove=old)
+    with pytest.raises(StaleWriter):
+        put(archive, other, {"slice:a": (None, 1)}, write(archive, rows(1, 1, 1)), remove=old)
+    with pytest.raises(StaleWriter, match="replaced by another"):
+        put(archive, opened(archive), {"slice:a": (1, 2)}, write(archive, rows(9)), remove=old)
+    assert values(archive) == [1, 1]
+
+
+def test_an_append_goes_through_while_others_files_are_replaced(archive: Archive) -> None:
+    put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1)))
+    older = opened(archive)
+    old = tuple(older.files())
+    sorted_again = write_data_file(archive.store, RELATIVE, WEEK, f"{SLICE}T00", rows(1))
+    put(archive, opened(archive), {"slice:a": (None, 1)}, sorted_again, remove=old, rearranges=True)
+    put(archive, older, {KAFKA: (1, 2)}, write(archive, rows(2)))
+    assert values(archive) == [1, 2]
+
+
+def test_a_file_that_is_not_in_the_store_is_not_committed(archive: Archive) -> None:
+    put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1)))
+    lost = write(archive, rows(2))
+    archive.store.delete(f"{RELATIVE}/{lost.path}")
+    with pytest.raises(StaleWriter, match="not in the store"):
+        put(archive, opened(archive), {KAFKA: (1, 2)}, lost)
+
+
+def test_new_columns_are_added_and_old_files_read_null(archive: Archive) -> None:
+    put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1)))
+    field = pa.field("new", pa.float32(), metadata={"units": "N", "description": "force", "field": "new"})
+    more = rows(2).append_column(field, pa.array([2.5], pa.float32()))
+    put(archive, opened(archive), {KAFKA: (1, 2)}, write(archive, more), schema=more.schema)
+    table = read(opened(archive))
+    assert table["new"].to_pylist() == [None, 2.5]
+    assert opened(archive).schema.field("new").metadata == {b"units": b"N", b"description": b"force", b"field": b"new"}
+
+
+def test_widening_changes_the_schema_keeps_every_file_and_rewrites_the_narrow_ones(archive: Archive) -> None:
+    put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1, 2)))
+    stale = opened(archive)
+    only_schema = widen(opened(archive), rows(kind=pa.int64()).schema)
+    assert only_schema.schema.field("value").type == pa.int64()
+    assert len(only_schema.files()) == 1
+    with pytest.raises(StaleWriter):
+        put(archive, stale, {KAFKA: (1, 2)}, write(archive, rows(3)))
+    wide, made = widen_table(opened(archive), [Column("value", "value", None, pa.int64())], "run")
+    assert (len(made), made[0].note["kind"]) == (1, "widen")
+    put(
+        archive,
+        wide,
+        {KAFKA: (1, 2)},
+        write(archive, rows(2**40, kind=pa.int64())),
+        schema=rows(kind=pa.int64()).schema,
+    )
+    assert values(archive) == [1, 2, 2**40]
+
+
+def test_the_log_tells_what_each_commit_added_and_removed(archive: Archive) -> None:
+    put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1, 2)))
+    put(
+        archive, opened(archive), {"slice:a": (None, 1)}, write(archive, rows(3)), remove=tuple(opened(archive).files())
+    )
+    first, second = read_log(archive.store, RELATIVE, 0)
+    assert log_versions(archive.store, RELATIVE) == [0, 1]
+    assert (first.transactions, first.added[0].rows, first.note["kind"]) == ({KAFKA: 1}, 2, "drain")
+    assert [(file.rows, file.time_min_us) for file in second.removed] == [(2, START_US + 1)]
+
+
+def test_same_rows_give_the_same_bytes_and_name(archive: Archive) -> None:
+    one, other = write(archive, rows(1, 2, 3)), write(archive, pa.concat_tables([rows(1), rows(2, 3)]))
+    assert one == other
+    assert not [name for name in archive.store.list(f"{RELATIVE}/week={WEEK}") if "tmp" in name]
