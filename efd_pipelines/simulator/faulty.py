@@ -7,7 +7,7 @@ that are there, and says nothing about what should be done with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -51,8 +51,12 @@ def send_tombstones(producer: SalProducer, topic: SalTopic, count: int = 1) -> N
 
 
 def send_at(producer: SalProducer, topic: SalTopic, when: datetime, count: int = 1, first: int = 1) -> Series:
-    """Records whose event time is `when`: in 1970, in 2090, or late; returns what was sent."""
-    series = random_series(topic, count, microseconds(when), first=first)
+    """Records of a component whose clock is wrong (1970, 2090), or late ones; returns what was sent."""
+    good = random_series(topic, count, microseconds(datetime.now(UTC)), first=first)
+    times_us = good.times_us - good.times_us[0] + microseconds(when)
+    utc_s = (times_us + 0.5) / 1e6
+    wrong = {"private_efdStamp": utc_s, "private_sndStamp": utc_s + 37.0, "private_kafkaStamp": utc_s + 37.0}
+    series = Series(topic, times_us, {**good.columns, **wrong}, good.keys)
     producer.send([series])
     return series
 

@@ -133,6 +133,8 @@ class SalProducer:
             sent += 1
             if progress is not None and sent % _POLL_EVERY == 0:
                 progress(self.records)
+        if progress is not None:
+            progress(self.records)
         return sent
 
     def frames(self, series: Series) -> list[bytes]:
@@ -181,17 +183,17 @@ class SalProducer:
 
     def _connect(self) -> Producer:
         properties = {
-            **self._properties,
             "acks": "all",
             # Without it a retry after a lost answer would produce a record twice.
             "enable.idempotence": True,
             "delivery.report.only.error": True,
-            "on_delivery": self._delivered,
             "linger.ms": 5,
             "queue.buffering.max.messages": 200_000,
             "queue.buffering.max.kbytes": 65_536,
             "message.max.bytes": 10_485_760,
             "message.timeout.ms": 120_000,
+            **self._properties,
+            "on_delivery": self._delivered,
         }
         self._producer = connect(Producer, self._settings, properties)
         return self._producer

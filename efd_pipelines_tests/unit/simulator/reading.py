@@ -14,7 +14,7 @@ from efd_pipelines.simulator.series import Series
 def decoded(schema: str, bodies: list[bytes]) -> list[dict[str, Any]]:
     """The records, every byte of each body used."""
     parsed = fastavro.parse_schema(json.loads(schema))
-    records = []
+    records: list[Any] = []
     for body in bodies:
         stream = io.BytesIO(body)
         records.append(fastavro.schemaless_reader(stream, parsed, None))

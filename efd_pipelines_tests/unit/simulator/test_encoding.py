@@ -56,7 +56,8 @@ def batches(draw: st.DrawFn) -> tuple[str, dict[str, Any], list[dict[str, Any]]]
             fields.append({"name": name, "type": {"type": "array", "items": kind}})
             columns[name] = np.array(values, dtype=NUMPY[kind]).reshape(count, length)
         elif shape == "nullable":
-            values = draw(st.lists(st.none() | SCALARS[kind], min_size=count, max_size=count))
+            maybe: st.SearchStrategy[Any] = st.none() | SCALARS[kind]
+            values = draw(st.lists(maybe, min_size=count, max_size=count))
             fields.append({"name": name, "type": ["null", kind], "default": None})
             columns[name] = list(values)
         elif shape == "constant":
@@ -87,7 +88,7 @@ def test_a_single_integer_is_fastavros(value: int) -> None:
 
 
 def test_fields_that_are_left_out_have_their_defaults() -> None:
-    fields = [
+    fields: list[dict[str, Any]] = [
         {"name": "a", "type": "int", "default": 7},
         {"name": "b", "type": {"type": "array", "items": "float"}, "default": [0.0, 0.0]},
         {"name": "c", "type": "string", "default": ""},

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from efd_pipelines.errors import UsageError
 from efd_pipelines.simulator.observatory import ALL_SIGNALS, Observatory, exposures
@@ -29,7 +31,7 @@ def produced(observatory: Observatory, seconds: float, start: datetime = START) 
     return found
 
 
-def joined(pieces: list[Series], name: str) -> np.ndarray:  # type: ignore[type-arg]
+def joined(pieces: list[Series], name: str) -> NDArray[Any]:
     return np.concatenate([np.asarray(piece.columns[name]) for piece in pieces])
 
 

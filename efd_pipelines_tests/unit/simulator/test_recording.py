@@ -7,6 +7,7 @@ import gzip
 import math
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -234,12 +235,12 @@ def test_other_namespaces_get_no_private_fields_and_their_time_is_kafkas(tmp_pat
 
 
 def test_the_recorded_night_comes_back_bit_for_bit(shared: Path) -> None:
+    recorded = {series.topic.name: series for series in recorded_series(shared / "recorded")}
     rows = 0
     for path in sorted((shared / "recorded").glob("*.csv.gz")):
         with gzip.open(path, "rt", newline="") as stream:
             expected = sorted(csv.DictReader(stream), key=lambda row: int(row["time"]))
-        topic = topic_of(path, builtin_topics())
-        (series,) = [one for one in recorded_series(shared / "recorded") if one.topic.name == topic]
+        series = recorded[topic_of(path, builtin_topics())]
         for text, record in zip(expected, records_of(series), strict=True):
             flat = flattened(record)
             stamp = np.array([record["private_efdStamp"]])
@@ -253,8 +254,8 @@ def _read(text: str) -> object:
     return {"True": True, "False": False}.get(text, text)
 
 
-def flattened(record: dict[str, object]) -> dict[str, object]:
-    flat: dict[str, object] = {}
+def flattened(record: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
     for name, value in record.items():
         if isinstance(value, list):
             flat.update({f"{name}{number}": item for number, item in enumerate(value)})
