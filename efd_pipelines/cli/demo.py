@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def demo(
     data: Data = Path("demo-data"),
     seconds: Annotated[
         float, typer.Option("--seconds", min=1, help="How much of the observatory's time is simulated.")
-    ] = 240.0,
+    ] = 180.0,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole path once, on a simulated observatory.
@@ -67,30 +68,33 @@ def demo(
 
 
 def _print_made(made: Demo, data: Path) -> None:
-    print()
+    print("\nWhat the demo made")
     print_facts(
         {
             "simulated": made.window,
-            "records produced": f"{made.records:,} of {made.topics} topics",
-            "exposures": made.exposures,
-            "rows archived": f"{made.rows:,} ({made.archived:,} with earlier runs)",
-            "dead letters": made.dead_letters,
-            "archive": made.archive,
-            "storage report": ", ".join(map(str, made.reports)),
-            "chart": ", ".join(map(str, made.charts)),
-            "export for Dask": made.export,
+            "records produced": f"{made.records:,} of {made.topics} topics, {made.exposures} exposures",
+            "rows archived": f"{made.rows:,} ({made.archived:,} with earlier runs), {made.dead_letters} dead letters",
             "took": f"{made.seconds:.0f} s",
-        },
-        "What the demo made",
-    )
-    print("\nWhere to look")
-    print_facts(
-        {
-            f"EFD_ARCHIVE={made.archive} efd archive status": "what is archived of each topic and week",
-            f"make dev DATA={data}": "the same in Dagster's UI, and growing",
-            f"make demo DATA={data}": "the next minutes",
         }
     )
+    print("\nWhere to look")
+    places: list[tuple[str, Path | str]] = [
+        ("archive", made.archive),
+        *(("storage report", report) for report in made.reports),
+        *(("its chart", chart) for chart in made.charts),
+        ("export for Dask", made.export),
+        ("the job's log", made.dagster / "main.log"),
+        ("what is archived", f"EFD_ARCHIVE={made.archive} {_efd()} archive status"),
+        ("Dagster's UI, live", f"make dev DATA={data}"),
+        ("the next minutes", f"make demo DATA={data}"),
+    ]
+    for what, where in places:
+        print(f"{what:<18}  {where}")
+
+
+def _efd() -> str:
+    """How a shell calls this program: it need not be on PATH."""
+    return "efd" if shutil.which("efd") else sys.argv[0]
 
 
 def dev(

@@ -1,6 +1,6 @@
 """What a demo simulates: each run the next minutes of one deterministic observatory.
 
-The first begins two minutes before the last Monday 00:00 UTC, so that telemetry and an exposure cross the boundary of
+The first begins a minute and a half before the last Monday 00:00 UTC, so that telemetry and an exposure cross the boundary of
 two weeks. Where the next begins is written down before a record is produced: a demo that was killed half-way goes on
 after its window and never sends a record twice.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from efd_pipelines.times import parse_time, this_week
 
 SEED = 20260125
-BEFORE_MONDAY = timedelta(minutes=2)
+BEFORE_MONDAY = timedelta(seconds=90)
 _FILE = "simulated.json"
 
 
@@ -45,7 +45,7 @@ def next_window(directory: Path, seconds: float, now: datetime | None = None) ->
 
 
 def first_start(seconds: float, now: datetime) -> datetime:
-    """Two minutes before the last Monday whose window is over by now."""
+    """A minute and a half before the last Monday whose window is over by now."""
     monday = this_week(now)
     if monday.start - BEFORE_MONDAY + timedelta(seconds=seconds) > now:
         monday = monday.previous()

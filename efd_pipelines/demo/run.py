@@ -21,13 +21,14 @@ from efd_pipelines.errors import DataError
 from efd_pipelines.simulator.observatory import run_observatory
 from efd_pipelines.simulator.producer import Produced
 
-SECONDS = 240.0
+SECONDS = 180.0
 EXPORTED = ("lsst.sal.MTMount.azimuth", "lsst.sal.MTMount.elevation", "lsst.sal.ESS.temperature")
 
 Tell = Callable[[str], None]
 """Is told in a line what is being done or was done."""
 
-_STEP = re.compile(r" - (?P<step>\w+) - (?P<what>STEP_START|STEP_SUCCESS|STEP_FAILURE)\b")
+_STEP = re.compile(r" - (?P<step>\w+) - (?P<what>STEP_START|STEP_FAILURE)\b")
+_COUNT = re.compile(r" - INFO - main - \S+ - \w+ - (?P<count>[\d,]+ of [\d,]+ .+)$")
 _STEPS = {
     "discover_topics": "Looking what topics there are",
     "drain_whole_backlog": "Archiving the backlog, exactly once",
@@ -108,25 +109,42 @@ def _run_main(site: Site, reached: dict[str, str], window: Window, export: Path,
     }
     config.write_text(json.dumps({"ops": {"export_if_asked": {"config": asked}}}, indent=2))
     tell("Running the Dagster job `main`")
-    last: list[str] = []
-
-    def hear(line: str) -> None:
-        step = _STEP.search(line)
-        if step is not None and step["what"] == "STEP_START":
-            tell(f"  {_STEPS.get(step['step'], step['step'])}")
-        last.append(line)
-        del last[:-15]
-
-    if run_job("main", config, site.dagster, site.environment(reached), hear):
+    steps = _Steps(tell)
+    if run_job("main", config, site.dagster, site.environment(reached), steps.hear):
         raise DemoFailed(
-            f"The job `main` failed: {_reason(last)}",
+            f"The job `main` failed: {steps.reason}",
             remedy=f"Its log is {site.dagster / 'main.log'}; run again: what was done stands.",
         )
 
 
-def _reason(lines: list[str]) -> str:
-    told = [line for line in lines if "STEP_FAILURE" in line or "Error" in line or "RUN_FAILURE" in line]
-    return (told or lines or ["it said nothing"])[-1].strip()
+class _Steps:
+    """What a job's output says of its steps: which one begins, how far it is, and why one failed."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._failing = False
+        self._failure: list[str] = []
+        self._last = ""
+
+    def hear(self, line: str) -> None:
+        step = _STEP.search(line)
+        count = _COUNT.search(line)
+        if count is not None:
+            self._tell(f"    {count['count']}")
+        elif step is not None and step["what"] == "STEP_START":
+            self._tell(f"  {_STEPS.get(step['step'], step['step'])}")
+        elif step is not None:
+            self._failing = not self._failure
+        elif line.startswith("Stack Trace:"):
+            self._failing = False
+        elif self._failing and line.strip():
+            self._failure.append(line.strip())
+        self._last = line.strip() or self._last
+
+    @property
+    def reason(self) -> str:
+        """The innermost error of the step that failed first; Dagster tells its own before it."""
+        return " ".join(self._failure[1:] or self._failure) or self._last or "it said nothing"
 
 
 def _archived(site: Site) -> tuple[int, int]:
