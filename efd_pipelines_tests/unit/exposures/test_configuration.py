@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from efd_pipelines.configuration import Configuration, ExposureJoin
+from efd_pipelines.configuration import Configuration, ExposureJoin, load_configuration
 from efd_pipelines.errors import UsageError
 from efd_pipelines.exposures.configuration import (
     TransformationError,
@@ -151,6 +151,12 @@ def test_the_package_ships_a_demonstration() -> None:
     assert {column.tables for column in demo.columns} == {("exposure_efd",)}
     with pytest.raises(TransformationError, match="builtin:demo"):
         load_transformation("builtin:other")
+
+
+def test_what_the_demonstration_reads_is_archived_within_minutes() -> None:
+    configuration = load_configuration()
+    datasets = load_transformation("builtin:demo").datasets
+    assert [dataset.text for dataset in datasets if configuration.freshness.class_of(dataset) != "fast"] == []
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
