@@ -1,10 +1,10 @@
 """Whole batches: the fast decoder, pyruhvro, which makes Arrow arrays of many bodies at once.
 
-What pyruhvro 0.4 leaves open is closed here, without trusting it: it ignores bytes after a message, so every
-body is followed by a seal of eight bytes that must come back as the value of a last field; it lets an `int`
-wrap around, so an `int` is read as a `long` and its range checked; one bad body spoils the whole call, so the
-batch is halved until the bad ones stand alone; it panics at types that it does not know, so it is only given
-scalars, nullable scalars and arrays of scalars, which is everything that SAL writes.
+What pyruhvro 0.4 leaves open is closed here, without trusting it. It ignores bytes after a message: every body is
+followed by a seal of eight bytes that must come back as the value of a last field. It lets an `int` wrap around: an
+`int` is read as a `long` and its range checked. It takes any bytes for text: strings are validated. One bad body
+spoils the whole call: the batch is halved until the bad ones stand alone. It panics at types that it does not know:
+it is only given scalars, nullable scalars and arrays of scalars, which is everything that SAL writes.
 """
 
 from __future__ import annotations
@@ -51,11 +51,12 @@ _SEAL_BITS = np.frombuffer(_SEAL, np.uint64)[0]
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How a schema is given to pyruhvro: fields by place, `ints` those that are read wider than they are."""
+    """How a schema is given to pyruhvro: fields by place; `ints` are read wider than they are, `texts` validated."""
 
     text: str
     names: tuple[str, ...]
     ints: frozenset[str]
+    texts: frozenset[str]
 
 
 class WholeBatches:
@@ -122,10 +123,11 @@ class _Reading:
         seals = batch.column(batch.num_columns - 1).to_numpy().view(np.uint64)
         sound = seals == _SEAL_BITS
         self._refuse(indices, ~sound, "bytes are left over after the message")
-        for place in [place for place, name in enumerate(self.plan.names) if name in self.plan.ints]:
-            fits = _fits_int(batch.column(place))
-            self._refuse(indices, sound & ~fits, f"{self.plan.names[place]}: does not fit an int")
-            sound = sound & fits
+        for place, name in enumerate(self.plan.names):
+            if name in self.plan.ints:
+                sound &= self._checked(indices, sound, _fits_int(batch.column(place)), f"{name}: does not fit an int")
+            elif name in self.plan.texts:
+                sound &= self._checked(indices, sound, _is_text(batch.column(place)), f"{name}: not UTF-8")
         if not sound.all():
             indices, batch = indices[sound], batch.filter(pa.array(sound))
         if len(indices):
@@ -135,6 +137,12 @@ class _Reading:
             self.tables.append(self.flattening.table(fields, len(indices)))
             self.good.append(indices)
 
+    def _checked(
+        self, indices: NDArray[np.int64], sound: NDArray[np.bool_], passes: NDArray[np.bool_], reason: str
+    ) -> NDArray[np.bool_]:
+        self._refuse(indices, sound & ~passes, reason)
+        return passes
+
     def _refuse(self, indices: NDArray[np.int64], which: NDArray[np.bool_], reason: str) -> None:
         self.refused.update(dict.fromkeys(indices[which].tolist(), reason))
 
@@ -143,20 +151,26 @@ class _Reading:
 def _plan(text: str) -> _Plan | None:
     """How to give a schema to pyruhvro; None where it has something else than scalars and arrays of them."""
     document = bare(json.loads(text))
-    fields, ints = [], set()
+    fields: list[dict[str, Any]] = []
+    of_kind: dict[str, set[str]] = {"int": set(), "string": set()}
     for place, field in enumerate(document.get("fields", [])):
         kind = _widened(field["type"])
         if kind is None:
             return None
-        if "int" in json.dumps(field["type"]).replace('"', " ").split():
-            ints.add(field["name"])
+        for scalar, names in of_kind.items():
+            if f'"{scalar}"' in json.dumps(field["type"]):
+                names.add(str(field["name"]))
         # Names of our own: the schema's may be what Avro's grammar does not allow.
         fields.append({"name": f"f{place}", "type": kind})
     if not fields:
         return None
     fields.append({"name": "seal", "type": "double"})
-    names = tuple(str(field["name"]) for field in document["fields"])
-    return _Plan(json.dumps({"type": "record", "name": "message", "fields": fields}), names, frozenset(ints))
+    return _Plan(
+        text=json.dumps({"type": "record", "name": "message", "fields": fields}),
+        names=tuple(str(field["name"]) for field in document["fields"]),
+        ints=frozenset(of_kind["int"]),
+        texts=frozenset(of_kind["string"]),
+    )
 
 
 def _widened(declared: Any) -> Any:
@@ -198,10 +212,34 @@ def _fits_int(values: pa.Array) -> NDArray[np.bool_]:
     outside: NDArray[np.bool_] = pc.fill_null(
         pc.or_(pc.less(items, _INT_MIN), pc.greater(items, _INT_MAX)), False
     ).to_numpy(zero_copy_only=False)
-    if items is values:
-        return np.logical_not(outside)
-    owners = np.repeat(np.arange(rows), np.diff(values.offsets.to_numpy()))
-    return np.equal(np.bincount(owners[outside], minlength=rows), 0)
+    return _rows_without(values, outside)
+
+
+def _is_text(values: pa.Array) -> NDArray[np.bool_]:
+    """Which rows have only strings that are UTF-8."""
+    items = values.values if pa.types.is_list(values.type) else values
+    try:
+        items.validate(full=True)
+    except pa.ArrowInvalid:
+        wrong = np.array([not _is_utf8(item) for item in items.cast(pa.binary()).to_pylist()], dtype=np.bool_)
+        return _rows_without(values, wrong)
+    return np.ones(len(values), np.bool_)
+
+
+def _is_utf8(item: bytes | None) -> bool:
+    try:
+        (item or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _rows_without(values: pa.Array, items: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which rows have none of these items: each row's one, or those of its list."""
+    if not pa.types.is_list(values.type):
+        return np.logical_not(items)
+    owners = np.repeat(np.arange(len(values)), np.diff(values.offsets.to_numpy()))
+    return np.equal(np.bincount(owners[items], minlength=len(values)), 0)
 
 
 def _as_int(values: pa.Array) -> pa.Array:

@@ -156,6 +156,17 @@ def test_a_number_that_is_no_int_is_not_wrapped_into_one(decoders: Any, value: i
     assert decoded.table.column(0).to_pylist() == [1, 3]
 
 
+@each_decoder
+@pytest.mark.parametrize("kind", ["string", ["null", "string"], array_of("string")], ids=["plain", "nullable", "array"])
+def test_bytes_that_are_no_text_do_not_become_a_string(decoders: Any, kind: Any) -> None:
+    schema = a_schema(("s", kind, [""]) if isinstance(kind, dict) else ("s", kind))
+    values: list[Any] = [["ü"], ["xy"], ["z"]] if isinstance(kind, dict) else ["ü", "xy", "z"]
+    bodies = [body.replace(b"xy", b"\xff\xfe") for body in bodies_of(schema, [{"s": value} for value in values])]
+    decoded = decode(bodies, schema, plan_layout(schema), decoders=decoders)
+    assert [index for index, _ in decoded.dead] == [1]
+    assert decoded.table.column(0).to_pylist() == ["ü", "z"]
+
+
 def test_a_reason_says_where_a_message_goes_wrong() -> None:
     good, other = bodies_of(PAIR, [{"x": 1.0, "n": 1}, {"x": 2.0, "n": 300}])
     reasons = dict(decode([good, other[:-1], good + b"\0\0", b""], PAIR, plan_layout(PAIR)).dead)
