@@ -46,6 +46,7 @@ from efd_pipelines.kafka.backlog import Chunk, Gap, Position, TopicGone, TopicRe
 from efd_pipelines.kafka.brokers import Brokers
 from efd_pipelines.kafka.frames import FrameBatch
 from efd_pipelines.kafka.registry import Registries
+from efd_pipelines.memory import give_back
 from efd_pipelines.topics.layout import SYSTEM_COLUMNS, TIME, Column
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import TopicSchema
@@ -314,6 +315,7 @@ class _Drainer:
                 for dataset, of, encoded, records, gaps in made:
                     rows += rows_of(RAW, dataset, of)
                     self._result.count(dataset, of, encoded, records, gaps)
+        give_back()
         if self._progress:
             self._progress(self._result.records, self._expected, self._result.avro_bytes)
         if len(rows) >= _LEDGER_EVERY:

@@ -1,0 +1,113 @@
+"""How much a drain takes: memory whatever the backlog, time for all topics of the observatory.
+
+Scaled down here; `make scale` runs it at full size (`EFD_TEST_SCALE=1`: 2 GB of backlog, 10,000 messages of 116 kB).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.audit import verify
+from efd_pipelines.archive.backlog import backlog
+from efd_pipelines.archive.drain import drain
+from efd_pipelines.archive.status import status
+from efd_pipelines.kafka.catalogue import read_catalogue
+from efd_pipelines.settings import Settings
+from efd_pipelines.simulator.everything import produce_topics, random_series
+from efd_pipelines.simulator.fixtures import builtin_topic
+from efd_pipelines.simulator.producer import SalProducer
+from efd_pipelines.simulator.sal import SalField, SalTopic
+from efd_pipelines.times import microseconds
+from efd_pipelines_tests.integration.test_archive import environment
+
+SCALE = float(os.environ.get("EFD_TEST_SCALE", "0.15"))
+LIMIT_BYTES = 1 << 30
+_DRAIN = """
+import json, resource
+from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.drain import drain
+from efd_pipelines.settings import load_settings
+
+settings = load_settings(env_file=None)
+result = drain(Archive(settings), settings)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"records": result.records, "avro_bytes": result.avro_bytes, "peak": peak, "s": result.seconds}))
+"""
+
+
+def drained_elsewhere(settings: Settings) -> dict[str, float]:
+    """Drains in a process of its own, which tells its peak of memory; it has no children."""
+    command = [sys.executable, "-c", _DRAIN]
+    done = subprocess.run(command, env=environment(settings), check=True, capture_output=True, timeout=3000)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def fill(settings: Settings, topic: SalTopic, total: int, at_once: int) -> None:
+    """Random records, made once and sent again and again: what is archived is each record on the log."""
+    series = random_series(topic, at_once, microseconds(datetime.now(UTC)))
+    with SalProducer(settings) as producer:
+        producer.prepare([topic])
+        frames, name = producer.frames(series), producer.topic_name(topic)
+        for n in range(total):
+            producer.put(name, frames[n % at_once], b"", n % topic.partitions)
+
+
+@pytest.mark.timeout(3600)
+def test_memory_stays_bounded_with_a_large_backlog(local_settings: Settings) -> None:
+    topic = builtin_topic("MTM1M3.forceActuatorData")
+    total = int(600_000 * SCALE)
+    fill(local_settings, topic, total, 5000)
+    found = drained_elsewhere(local_settings)
+    print(f"{found['avro_bytes'] / 1e6:.0f} MB in {found['s']:.0f} s, peak {found['peak'] / 2**20:.0f} MiB")
+    assert found["records"] == total
+    assert found["peak"] < LIMIT_BYTES
+
+
+@pytest.mark.timeout(3600)
+def test_memory_stays_bounded_with_large_messages(local_settings: Settings) -> None:
+    topic = SalTopic.of("lsst.sal.Test.large", [SalField("values", "double", 14_500)])
+    total = int(10_000 * SCALE)
+    fill(local_settings, topic, total, 50)
+    found = drained_elsewhere(local_settings)
+    print(f"{found['avro_bytes'] / 1e6:.0f} MB in {found['s']:.0f} s, peak {found['peak'] / 2**20:.0f} MiB")
+    assert found["records"] == total
+    assert found["avro_bytes"] / total > 116_000
+    assert found["peak"] < LIMIT_BYTES
+
+
+@pytest.mark.timeout(1800)
+def test_all_topics_of_the_observatory_are_found_and_archived_in_time(local_settings: Settings, shared: Path) -> None:
+    produced = produce_topics(local_settings, shared / "sal" / "topics.json.gz")
+    assert produced.topics == 3348
+    archive = Archive(local_settings)
+    first = read_catalogue(local_settings)
+    assert sum(1 for _ in first.components()) == 63
+    elapsed_s: dict[str, float] = {}
+
+    def timed(name: str, work: object) -> object:
+        started = time.monotonic()
+        result = work()  # type: ignore[operator]
+        elapsed_s[name] = time.monotonic() - started
+        return result
+
+    timed("discovery tick", lambda: read_catalogue(local_settings, first))
+    found = timed("archive", lambda: drain(archive, local_settings))
+    assert (found.records, found.rows, found.dead_letters) == (3348, 3348, 0)  # type: ignore[attr-defined]
+    assert timed("tick with nothing to do", lambda: backlog(archive, local_settings)) == []
+    weeks = timed("status", lambda: status(archive, local_settings))
+    assert len(weeks) == 3348  # type: ignore[arg-type]
+    audit = timed("verify", lambda: verify(archive))
+    assert (audit.ok, audit.topics, audit.rows) == (True, 3348, 3348)  # type: ignore[attr-defined]
+    print({name: round(value, 1) for name, value in elapsed_s.items()})
+    limits_s = {"discovery tick": 10, "archive": 300, "tick with nothing to do": 5, "status": 5, "verify": 5}
+    assert {name for name, value in elapsed_s.items() if value > limits_s[name]} == set()
