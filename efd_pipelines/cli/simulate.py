@@ -47,7 +47,7 @@ def replay(
     first = parse_when(shift_to)
     with Gauge("Replaying", "records") as gauge:
         produced = produce(
-            settings, directory, speed, first, definitions=_definitions(definitions), progress=gauge.count
+            settings, directory, speed, first, definitions=_definitions(definitions), progress=gauge.part
         )
     _answer(produced, as_json)
 
@@ -89,7 +89,7 @@ def observatory(
             exposures=exposures,
             consdb_url=settings.require_consdb() if exposures else None,
             rate=rate,
-            progress=gauge.count,
+            progress=gauge.part,
         )
     _answer(produced, as_json)
 
@@ -106,7 +106,7 @@ def topics(
 
     settings = load_settings()
     with Gauge("Producing", "records") as gauge:
-        produced = produce_topics(settings, file, records, progress=gauge.count)
+        produced = produce_topics(settings, file, records, progress=gauge.part)
     _answer(produced, as_json)
 
 

@@ -65,7 +65,8 @@ def produce_topics(
         producer.prepare(topics)
         for first in range(0, len(topics) if records else 0, at_once):
             some = topics[first : first + at_once]
-            producer.send([random_series(topic, records, start_us, seed) for topic in some], None, progress)
+            series = [random_series(topic, records, start_us, seed) for topic in some]
+            producer.send(series, None, progress, records * len(topics))
     return Produced(len(topics), producer.records, seconds=time.monotonic() - began)
 
 

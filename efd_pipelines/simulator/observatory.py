@@ -38,6 +38,7 @@ BLOCK_US = 10_000_000
 
 ALL_SIGNALS: tuple[Signal, ...] = (*SIGNALS, *M1M3_SIGNALS, *CCS_SIGNALS)
 _JITTER_US = 150
+_ROWS_AT_ONCE = 200
 _SCATTER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -171,21 +172,38 @@ def run_observatory(
     began = time.monotonic()
     start = start or datetime.now(UTC)
     observatory = Observatory(seed, rate, topics)
-    names = [topic.name for topic in observatory.topics()]
-    taken = 0
+    announced = observatory.topics()
+    taken, unwritten, total = 0, list[Exposure](), 0
     with SalProducer(settings, cluster) as producer:
-        producer.prepare(observatory.topics())
+        producer.prepare(announced)
         pace = Pace(speed, anchor_us=microseconds(start))
         for series in observatory.blocks(start, seconds):
-            producer.send(series, pace, progress)
-            read_out = _read_out(observatory.seed, series)
+            producer.send(series, pace, progress, total)
+            total = _expected(producer.records, series, start, seconds)
+            read_out = _read_out(seed, series)
             taken += len(read_out)
-            if exposures and read_out:
-                # Only when their events are there: whoever sees the row finds the telemetry on its way.
-                producer.flush()
-                url = consdb_url or settings.require_consdb()
-                write_exposures(url, f"cdb_{LSSTCAM.instrument}", [one.row() for one in read_out])
-    return Produced(len(names), producer.records, taken, time.monotonic() - began)
+            unwritten += read_out if exposures else []
+            if len(unwritten) >= (_ROWS_AT_ONCE if pace.is_max else 1):
+                _write(settings, consdb_url, producer, unwritten)
+                unwritten.clear()
+        if unwritten:
+            _write(settings, consdb_url, producer, unwritten)
+    return Produced(len(announced), producer.records, taken, time.monotonic() - began)
+
+
+def _expected(records: int, series: list[Series], start: datetime, seconds: float) -> int:
+    """How many records it will be, judged by those up to the end of this block; 0 where there is no end."""
+    if math.isinf(seconds) or not series:
+        return 0
+    passed_us = max(int(one.times_us[-1]) for one in series) - microseconds(start)
+    return max(records, round(records * seconds * 1e6 / max(passed_us, 1)))
+
+
+def _write(settings: Settings, url: str | None, producer: SalProducer, taken: list[Exposure]) -> None:
+    """Write exposures to ConsDB when their events are there: who sees the row, finds the telemetry."""
+    producer.flush()
+    rows = [one.row() for one in taken]
+    write_exposures(url or settings.require_consdb(), f"cdb_{LSSTCAM.instrument}", rows)
 
 
 def _read_out(seed: int, series: list[Series]) -> list[Exposure]:

@@ -26,8 +26,8 @@ from efd_pipelines.simulator.sal import SalTopic
 from efd_pipelines.simulator.series import Series, in_order
 from efd_pipelines.topics.names import Kind
 
-Progress = Callable[[int], None]
-"""Is told how many records have been handed to Kafka so far."""
+Progress = Callable[[int, int], None]
+"""Is told how many records have been handed to Kafka so far, and how many it will be: 0 where nobody knows."""
 
 _TOPICS_AT_ONCE = 500
 _REGISTRATIONS_AT_ONCE = 8
@@ -111,8 +111,17 @@ class SalProducer:
             present = self._partition_counts(admin)
         self._partitions.update({name: present[name] for name, *_ in topics})
 
-    def send(self, series: Sequence[Series], pace: Pace | None = None, progress: Progress | None = None) -> int:
-        """Produce all records of `series` in order of event time, at a pace; how many (delivered or not)."""
+    def send(
+        self,
+        series: Sequence[Series],
+        pace: Pace | None = None,
+        progress: Progress | None = None,
+        total: int = 0,
+    ) -> int:
+        """Produce all records of `series` in order of event time, at a pace; how many (delivered or not).
+
+        `total`, of which they are a part, is for `progress`.
+        """
         self.prepare([one.topic for one in series])
         names = [self.topic_name(one.topic) for one in series]
         frames = [self.frames(one) for one in series]
@@ -132,9 +141,9 @@ class SalProducer:
             )
             sent += 1
             if progress is not None and sent % _POLL_EVERY == 0:
-                progress(self.records)
+                progress(self.records, total)
         if progress is not None:
-            progress(self.records)
+            progress(self.records, total)
         return sent
 
     def frames(self, series: Series) -> list[bytes]:

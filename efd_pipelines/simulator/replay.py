@@ -54,11 +54,11 @@ def replay(
     series = recorded_series(directory, definitions)
     if shift_to is not None:
         series = shifted(series, microseconds(shift_to))
-    pace = Pace(speed)
+    pace, total = Pace(speed), sum(map(len, series))
     with SalProducer(settings, cluster) as producer:
         producer.prepare([one.topic for one in series])
         for window in windows(series, _RECORDS_AT_ONCE):
-            producer.send(window, pace, progress)
+            producer.send(window, pace, progress, total)
     topics = {one.topic.name for one in series}
     return Produced(len(topics), producer.records, seconds=time.monotonic() - began)
 

@@ -218,9 +218,17 @@ def test_an_observatory_comes_off_kafka_as_it_was_computed(
 def test_an_observatory_writes_its_exposures_once(settings: Settings, unique: str) -> None:
     few = frozenset({"MTCamera.logevent_endReadout"})
     expected = exposures(5, START, 300)
+    progress: list[tuple[int, int]] = []
     counts = [
         run_observatory(
-            settings, 5, 200, start=START + timedelta(seconds=after), exposures=True, topics=few, cluster=unique
+            settings,
+            5,
+            200,
+            start=START + timedelta(seconds=after),
+            exposures=True,
+            topics=few,
+            cluster=unique,
+            progress=lambda *counts: progress.append(counts),
         ).exposures
         for after in (0, 100)
     ]
@@ -229,6 +237,7 @@ def test_an_observatory_writes_its_exposures_once(settings: Settings, unique: st
         table = sa.Table("cdb_lsstcam_exposure", sa.MetaData(), autoload_with=connection)
         rows = connection.execute(sa.select(table).order_by(table.c.exposure_id)).mappings().all()
     assert sum(counts) > len(expected) > 4
+    assert all(done <= total for done, total in progress if total)
     assert [row["exposure_id"] for row in rows] == [one.id for one in expected]
     for row, one in zip(rows, expected, strict=True):
         assert row["obs_start"] == one.row()["obs_start"]
@@ -296,14 +305,13 @@ def test_topics_and_schemas_can_be_prepared_again(settings: Settings, registry: 
 
 
 def test_progress_counts_up_to_the_records_produced(settings: Settings, unique: str) -> None:
-    seen: list[int] = []
+    seen: list[tuple[int, int]] = []
     topic = builtin_topic("MTMount.logevent_heartbeat")
     with SalProducer(settings, unique) as producer:
-        producer.send([random_series(topic, 1_200, microseconds(START))], Pace("max"), seen.append)
+        series = random_series(topic, 1_200, microseconds(START))
+        producer.send([series], Pace("max"), lambda *counts: seen.append(counts), 1_200)
 
-    assert seen
-    assert seen == sorted(seen)
-    assert seen[-1] == 1_200
+    assert seen == [(500, 1_200), (1_000, 1_200), (1_200, 1_200)]
 
 
 def test_records_of_other_namespaces_carry_their_time_as_kafkas(
