@@ -135,7 +135,7 @@ def _ask(query: str, **relations: pa.Table) -> pa.Table:
     with duckdb.connect() as connection:
         for name, relation in relations.items():
             connection.register(name, relation)
-        return connection.execute(query).to_arrow_table()
+        return connection.sql(query).to_arrow_table()
 
 
 def _outside(ledger: pa.Table, weeks: Sequence[Week]) -> dict[str, int]:
