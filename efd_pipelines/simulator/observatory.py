@@ -23,7 +23,7 @@ from efd_pipelines.simulator.ccs import CCS_SIGNALS
 from efd_pipelines.simulator.events import HAPPENINGS, Event, as_columns, events_between, switched_on
 from efd_pipelines.simulator.fixtures import builtin_topic
 from efd_pipelines.simulator.m1m3 import M1M3_SIGNALS
-from efd_pipelines.simulator.pace import Pace, Speed
+from efd_pipelines.simulator.pace import Pace, Speed, parse_speed
 from efd_pipelines.simulator.plan import LSSTCAM, Exposure, exposures, plan_at
 from efd_pipelines.simulator.producer import Produced, Progress, SalProducer
 from efd_pipelines.simulator.sal import SalTopic
@@ -170,12 +170,13 @@ def run_observatory(
     if not seconds > 0:
         raise UsageError(f"{seconds} seconds cannot be simulated", remedy="Give a number above 0.")
     began = time.monotonic()
-    start = start or datetime.now(UTC)
+    parse_speed(speed)
     observatory = Observatory(seed, rate, topics)
     announced = observatory.topics()
     taken, unwritten, total = 0, list[Exposure](), 0
     with SalProducer(settings, cluster) as producer:
         producer.prepare(announced)
+        start = start or datetime.now(UTC)
         pace = Pace(speed, anchor_us=microseconds(start))
         for series in observatory.blocks(start, seconds):
             producer.send(series, pace, progress, total)
