@@ -4,6 +4,8 @@ What is in it: `defs/`. Here it is put together, with the deployment's configura
 instrument has an asset of its own. Nothing connects, and no setting needs to be there.
 """
 
+import warnings
+
 import dagster as dg
 
 from efd_pipelines.configuration import Configuration
@@ -11,6 +13,8 @@ from efd_pipelines.configuration import Configuration
 
 def build_defs(configuration: Configuration, **resources: object) -> dg.Definitions:
     """The definitions of a configuration; `resources` replace those of the deployment, for tests."""
+    # Dagster's version is pinned: that a feature may change says nothing here, a hundred times a day.
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)
     from efd_pipelines.defs import archive, checks, exposures, jobs, reports, schedules, sensors, sources, tiers
     from efd_pipelines.resources import Deployment
 

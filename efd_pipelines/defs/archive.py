@@ -12,7 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from efd_pipelines.defs.events import RAW, counted, figures_of, log_untold
-from efd_pipelines.defs.failures import explained, failure_of
+from efd_pipelines.defs.failures import Explained, explained
 from efd_pipelines.defs.metadata import OWNERS, Metadata, column, column_schema, megabytes, table
 from efd_pipelines.defs.sources import kafka_topics
 from efd_pipelines.partitions import COMPONENT_WEEKS, ComponentWeek, check_components
@@ -28,13 +28,13 @@ WEEKS_AT_ONCE = 13
 _LOG_EVERY_S = 10.0
 COLUMNS = (
     column("time", "timestamp[us, tz=UTC]", "Event time, UTC: private_efdStamp, floored to the microsecond"),
-    column("<field>", "as declared", "Each field of the message; arrays as <field>0, <field>1 …"),
+    column("FIELD", "as declared", "Each field of the message; an array as FIELD0, FIELD1 …"),
     column("kafka_partition", "int32", "Partition of the topic that the record was read from"),
     column("kafka_offset", "int64", "Offset of the record in it"),
     column("kafka_timestamp", "timestamp[us, tz=UTC]", "Kafka's time stamp of the record"),
     column("kafka_key", "binary", "Key of the record"),
-    column("archive_source", "string", "Where the row came from: <cluster id>/<topic id>, influx:… or file:…"),
-    column("archive_schema", "int64", "Token of the writer's schema, whose text is in <archive>/schemas"),
+    column("archive_source", "string", "Where the row came from: cluster id/topic id of Kafka, influx:… or file:…"),
+    column("archive_schema", "int64", "Token of the writer's schema, whose text is in the archive's `schemas`"),
     column("archive_frame", "binary", "Of dead letters only: the frame as it came"),
     column("archive_reason", "string", "Of dead letters only: why it could not be decoded"),
 )
@@ -177,7 +177,7 @@ def _drain(
         )
     except DrainIncomplete as error:
         log_untold(context, archive, raw_archive.key, RAW, at_once=True)
-        raise failure_of(error, problems=_problems(getattr(error, "result", DrainResult()))) from None
+        raise Explained(error, problems=_problems(getattr(error, "result", DrainResult()))) from None
     context.add_output_metadata({**_summary(result), "problems": _problems(result)})
     for problem in result.problems:
         context.log.warning(f"{problem.topic}: {problem.kind}: {problem.detail}. {problem.remedy}")

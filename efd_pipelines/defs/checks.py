@@ -119,8 +119,8 @@ def no_dead_letters(archive: "Archive", now: datetime) -> dg.AssetCheckResult:
     since_us = int((now - RECENT).timestamp() * 1e6)
     found = archive.ledger.sql(
         f"""
-        SELECT dataset AS topic, sum(rows)::BIGINT AS dead_letters, epoch_us(max(at)) AS last FROM ledger
-        WHERE "table" = 'raw' AND week = 'dead' AND epoch_us(at) >= {since_us}
+        SELECT dataset AS topic, sum(rows)::BIGINT AS dead_letters, epoch_us(max("at")) AS last FROM ledger
+        WHERE "table" = 'raw' AND week = 'dead' AND epoch_us("at") >= {since_us}
         GROUP BY dataset HAVING sum(rows) > 0 ORDER BY dead_letters DESC
         """  # noqa: S608 - a number of ours
     ).to_pylist()

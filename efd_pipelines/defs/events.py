@@ -31,12 +31,12 @@ _SLACK_S = 0.001
 
 _FIGURES = """
     WITH of AS (
-        SELECT l.*, strftime(date_trunc('week', make_timestamp(epoch_us(l.at))), '%Y-%m-%d') AS arrived
+        SELECT l.*, strftime(date_trunc('week', make_timestamp(epoch_us(l."at"))), '%Y-%m-%d') AS arrived
         FROM ledger l JOIN wanted w ON l."table" = w."table" AND (w.component IS NULL OR l.component = w.component)
     ), kept AS (
         SELECT component, week, sum(rows)::BIGINT AS rows, sum(bytes)::BIGINT AS bytes, sum(files)::BIGINT AS files,
                sum(avro_bytes)::BIGINT AS avro_bytes, count(DISTINCT dataset) AS topics,
-               any_value(dataset) AS dataset, epoch_us(max(time_max)) AS last_us, epoch_us(max(at)) AS changed_us
+               any_value(dataset) AS dataset, epoch_us(max(time_max)) AS last_us, epoch_us(max("at")) AS changed_us
         FROM of WHERE week NOT IN ('', 'quarantine', 'dead') GROUP BY ALL
     ), arrived AS (
         SELECT component, arrived AS week, sum(json_array_length(gaps))::BIGINT AS gaps,
@@ -68,24 +68,25 @@ class Figures:
     dead_letters: int
     quarantined: int
     last_us: int | None
-    changed_us: int | None
+    changed_us: int
     directory: str
 
     @classmethod
     def none_of(cls, partition: ComponentWeek) -> Figures:
-        return cls(partition, 0, 0, 0, 0, 0, 0, 0, 0, None, None, "")
+        """Of a partition that has nothing; it is told of once."""
+        return cls(partition, 0, 0, 0, 0, 0, 0, 0, 0, None, 0, "")
 
     def metadata(self, table: str) -> Metadata:
         """Numbers that plot, and where the files are; below 1 kB."""
-        found: Metadata = {"rows": self.rows, "dagster/row_count": self.rows, "mb": megabytes(self.bytes)}
-        found |= {"bytes": self.bytes, "files": self.files, "topics": self.topics}
+        found: Metadata = {"rows": self.rows, "bytes": self.bytes, "mb": megabytes(self.bytes)}
+        found |= {"files": self.files, "topics": self.topics}
         if table == RAW:
             found |= {"gaps": self.gaps, "dead_letters": self.dead_letters, "quarantined": self.quarantined}
         if self.last_us is not None:
             found["last_record"] = timestamp(self.last_us)
             if self.partition.week >= this_week():
                 found["lag_s"] = round(max(0.0, time.time() - self.last_us / 1e6), 1)
-        if self.changed_us is not None:
+        if self.changed_us:
             found[CHANGED] = timestamp(self.changed_us)
         if self.directory:
             found["path"] = dg.MetadataValue.path(self.directory)
@@ -162,9 +163,7 @@ def untold(
     changed = {
         one.partition.key: one
         for one in candidates
-        if one.changed_us is not None
-        and one.partition.week <= running
-        and (since_s is None or one.changed_us / 1e6 >= since_s)
+        if one.partition.week <= running and (since_s is None or one.changed_us / 1e6 >= since_s)
     }
     known = told(instance, asset, changed) if changed else {}
     return [one for key, one in changed.items() if _is_due(one, known.get(key), now, at_once=at_once)]
@@ -173,7 +172,7 @@ def untold(
 def _is_due(one: Figures, known: Told | None, now: float, *, at_once: bool) -> bool:
     if known is None:
         return True
-    if one.changed_us is None or one.changed_us / 1e6 <= known.changed_s + _SLACK_S:
+    if one.changed_us / 1e6 <= known.changed_s + _SLACK_S:
         return False
     return at_once or now - known.at_s >= INTERVAL_S
 
@@ -201,11 +200,16 @@ def log_untold(
     asset: dg.AssetKey,
     table: str,
     *,
-    components: Collection[str] | None = None,
+    nothing_of: Iterable[ComponentWeek] = (),
     at_once: bool = False,
 ) -> int:
-    """Tells Dagster, from within an op, of every partition whose turn it is; how many."""
-    due = untold(context.instance, asset, figures(archive, table, components), at_once=at_once)
+    """Tells Dagster, from within an op, of every partition whose turn it is; how many.
+
+    `nothing_of` are partitions that may have nothing in the table, and are up to date all the same.
+    """
+    found = {one.partition: one for one in figures(archive, table)}
+    candidates = [*found.values(), *(Figures.none_of(one) for one in nothing_of if one not in found)]
+    due = untold(context.instance, asset, candidates, at_once=at_once)
     for event in materialisations(context.instance, asset, table, due):
         context.log_event(event)
     return len(due)

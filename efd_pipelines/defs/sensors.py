@@ -6,7 +6,7 @@ All are on from the start: an archive that is not fed loses records within days 
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -14,6 +14,7 @@ import dagster as dg
 from efd_pipelines.defs import jobs
 from efd_pipelines.defs.archive import due_topics, raw_archive
 from efd_pipelines.defs.events import RAW, figures, untold
+from efd_pipelines.defs.failures import explained
 from efd_pipelines.defs.sources import discovered, keep
 from efd_pipelines.errors import SettingsError
 from efd_pipelines.partitions import COMPONENTS, component_key, known_components
@@ -51,14 +52,19 @@ def discover(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.
         archive.settings.require_registry()
     except SettingsError as error:
         return dg.SensorResult(skip_reason=str(error))
-    found = discovered(context.instance, archive)
-    known = set(known_components(context.instance))
+    with explained():
+        return _discover(context.instance, archive)
+
+
+def _discover(instance: dg.DagsterInstance, archive: "Archive") -> dg.SensorResult:
+    found = discovered(instance, archive)
+    known = set(known_components(instance))
     new = [component_key(component) for component in found.catalogue.components() if component not in known]
     # Kept before Dagster has recorded the events: where it fails to, the data versions tell them at the next tick.
     keep(archive, found.catalogue)
     group_of = archive.settings.configuration.drain_group_of
-    first = {group_of(topic.component): "First records came" for topic in found.change.first_records if topic.covered}
-    requested = drain_requests(context.instance, first)
+    first = {group_of(topic.component) for topic in found.change.first_records if topic.covered}
+    requested = drain_requests(instance, first)
     return dg.SensorResult(
         run_requests=requested.run_requests,
         dynamic_partitions_requests=[COMPONENTS.build_add_request(new)] if new else [],
@@ -79,21 +85,20 @@ def drain(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.Sen
         archive.settings.require_kafka()
     except SettingsError as error:
         return dg.SensorResult(skip_reason=str(error))
-    due = {group: f"{len(topics)} topics are due" for group, topics in due_topics(archive).items() if group and topics}
-    for group in _groups_with_news(context.instance, archive):
-        due.setdefault(group, "Dagster has not been told of its last commits")
-    return drain_requests(context.instance, due)
+    with explained():
+        due = {group for group, topics in due_topics(archive).items() if group and topics}
+        return drain_requests(context.instance, due | set(_groups_with_news(context.instance, archive)))
 
 
-def drain_requests(instance: dg.DagsterInstance, due: Mapping[str, str]) -> dg.SensorResult:
-    """A run for each group that is due (with the reason), save those that one is under way for."""
+def drain_requests(instance: dg.DagsterInstance, due: Collection[str]) -> dg.SensorResult:
+    """A run for each group that is due, save those that one is under way for."""
     busy = {group for group in due if in_progress(instance, "drain", {jobs.DRAIN_GROUP: group})}
     requests = [
         dg.RunRequest(
             run_config={"ops": {"drain_backlog": {"config": {"group": group}}}},
             tags={jobs.DRAIN_GROUP: group},
         )
-        for group in due
+        for group in sorted(due)
         if group not in busy
     ]
     if requests:
@@ -110,17 +115,19 @@ def _groups_with_news(instance: dg.DagsterInstance, archive: "Archive") -> Itera
 @dg.sensor(name="summarise", job=jobs.summarise, minimum_interval_seconds=120, default_status=_ON)
 def summarise(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.SensorResult:
     """A run when the archive has changed since the last one began."""
-    return _when_archived(context.instance, deployment.archive(), "summarise", {})
+    with explained():
+        return _when_archived(context.instance, deployment.archive(), "summarise", {})
 
 
 @dg.sensor(name="join", job=jobs.join, minimum_interval_seconds=300, default_status=_ON)
 def join(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.SensorResult:
     """A run when the archive has changed since the last one began, and every hour: exposures come from elsewhere."""
-    archive = deployment.archive()
-    if not archive.settings.configuration.exposures:
-        return dg.SensorResult(skip_reason="No instrument is configured (`exposures` of EFD_CONFIG).")
-    recent = {"ops": {"join_new_exposures": {"config": {"days": 14.0}}}}
-    return _when_archived(context.instance, archive, "join", recent)
+    with explained():
+        archive = deployment.archive()
+        if not archive.settings.configuration.exposures:
+            return dg.SensorResult(skip_reason="No instrument is configured (`exposures` of EFD_CONFIG).")
+        recent = {"ops": {"join_new_exposures": {"config": {"days": 14.0}}}}
+        return _when_archived(context.instance, archive, "join", recent)
 
 
 def _when_archived(

@@ -31,11 +31,9 @@ DATA_VERSION = "dagster/data_version"
 FIELDS_SHOWN = 1500
 _COMPONENTS_AT_ONCE = 20
 _DAY_MS = 86_400_000
-_TOPIC_COLUMNS = {
+_TOPIC_COLUMNS = {"topic": "string", "kind": "string", "archived": "bool", "columns": "int", "description": "string"}
+_KAFKA_COLUMNS = {
     "topic": "string",
-    "kind": "string",
-    "archived": "bool",
-    "columns": "int",
     "partitions": "int",
     "records": "int",
     "offsets": "string",
@@ -44,7 +42,6 @@ _TOPIC_COLUMNS = {
     "cleanup": "string",
     "retention_days": "float",
     "schema": "string",
-    "description": "string",
 }
 _FIELD_COLUMNS = {
     "topic": "string",
@@ -73,7 +70,7 @@ kafka = dg.AssetSpec(
     backfill_policy=dg.BackfillPolicy.multi_run(_COMPONENTS_AT_ONCE),
     metadata=column_schema(
         [
-            column("topic", "string", "Dataset: the topic's name without the home cluster's prefix"),
+            column("topic", "string", "The topic's name without its component, as in `raw_archive`"),
             column("kind", "string", "telemetry, event, command, ack or metric"),
             column("archived", "bool", "Whether the configuration covers it (`topics` of EFD_CONFIG)"),
             column("columns", "int", "Columns of its messages in the archive, arrays flattened"),
@@ -92,9 +89,10 @@ kafka = dg.AssetSpec(
 def kafka_topics(context: dg.AssetExecutionContext, deployment: Deployment) -> dg.MaterializeResult[Any]:
     """The topics of each component (CSC) on the brokers: what they carry, how fast, how long Kafka keeps them.
 
-    Open a component's partition: `topics` has a line per topic, `fields` each field with type, units and description,
-    `changes` what was new when this was noticed. The sensor `discover` looks every two minutes and tells what changed:
-    new topics and components, first records, changed schemas. A topic that is gone is retired, not forgotten.
+    Open a component's partition: `topics` and `in_kafka` have a line per topic, `fields` each field with type, units
+    and description, `changes` what was new when this was noticed. The sensor `discover` looks every two minutes and
+    tells what changed: new topics and components, first records, changed schemas. A topic that is gone is retired, not
+    forgotten.
 
     **When a run fails**, the brokers or the registry did not answer: its last error says which, and what to check.
     """
@@ -158,12 +156,14 @@ class Discovery:
         """The topics and fields of a component as tables, and what changed in words."""
         topics = self.catalogue.of(component)
         retired = [topic.dataset.text for topic in self.catalogue.retired if topic.component == component]
+        rows = [_topic(topic, self.configuration) for topic in topics]
         fields = [row for topic in topics for row in _fields(topic)]
         found: Metadata = {
             "topics_count": len(topics),
             "columns_count": sum(topic.columns for topic in topics),
             "records": sum(topic.records for topic in topics),
-            "topics": table((_topic(topic, self.configuration) for topic in topics), _TOPIC_COLUMNS),
+            "topics": table(rows, _TOPIC_COLUMNS),
+            "in_kafka": table(rows, _KAFKA_COLUMNS),
             "fields": table(fields[:FIELDS_SHOWN], _FIELD_COLUMNS),
             "changes": dg.MetadataValue.md(_listed(self.change.of(component).lines()) or "Nothing that is known of."),
         }
@@ -239,13 +239,13 @@ def _topic(topic: "CatalogueTopic", configuration: Configuration) -> dict[str, A
     forever = config is None or config.retention_ms < 0
     ids = ", ".join(str(schema_id) for schema_id in topic.schema_ids)
     return {
-        "topic": topic.dataset.text,
+        "topic": topic.dataset.name,
         "kind": topic.kind.value,
         "archived": topic.covered,
         "columns": topic.columns,
         "partitions": len(topic.partitions),
         "records": topic.records,
-        "offsets": " ".join(f"{n}:{marks.low}–{marks.high}" for n, marks in sorted(topic.watermarks.items())),
+        "offsets": ", ".join(f"{n}: {marks.low}–{marks.high}" for n, marks in sorted(topic.watermarks.items())),
         "rate_hz": None if topic.rate_hz is None else round(topic.rate_hz, 3),
         "declared_hz": configuration.rate_hz(topic.dataset),
         "cleanup": config.cleanup_policy if config else None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from efd_pipelines.defs.archive import WEEKS_AT_ONCE, logged, partitions_of, raw_archive
-from efd_pipelines.defs.events import counted, figures_of, log_untold
+from efd_pipelines.defs.events import RAW, counted, figures, figures_of, log_untold
 from efd_pipelines.defs.failures import explained
 from efd_pipelines.defs.metadata import OWNERS, Metadata, column, column_schema, megabytes
 from efd_pipelines.partitions import COMPONENT_WEEKS
@@ -35,12 +35,12 @@ ONE_SECOND = "1s"
             column("salIndex", "as declared", "Which device, where a component has several"),
             column("window_size", "double", "Length of the window", "second"),
             column("count", "int64", "Samples in the window; a record that was delivered twice counts once"),
-            column("first_<field>", "the field's", "The first sample of the window: the telemetry at 1 Hz"),
-            column("min_<field>", "the field's", "The smallest"),
-            column("max_<field>", "the field's", "The largest"),
-            column("mean_<field>", "float or double", "The mean, computed in double"),
-            column("median_<field>", "float or double", "The median"),
-            column("stdev_<field>", "float or double", "The standard deviation (n−1); null below two samples"),
+            column("first_FIELD", "the field's", "The first sample of the window: the telemetry at 1 Hz"),
+            column("min_FIELD", "the field's", "The smallest"),
+            column("max_FIELD", "the field's", "The largest"),
+            column("mean_FIELD", "float or double", "The mean, computed in double"),
+            column("median_FIELD", "float or double", "The median"),
+            column("stdev_FIELD", "float or double", "The standard deviation (n−1); null below two samples"),
         ]
     ),
 )
@@ -81,10 +81,12 @@ def summarise_tier(context: dg.OpExecutionContext, deployment: Deployment) -> No
 
     with explained():
         archive = deployment.archive()
+        before = figures(archive, RAW)
         result = build_tier(archive, TIERS[ONE_SECOND], run=context.run_id, progress=logged(context, "slices"))
         context.add_output_metadata(_summary(result))
         context.log.info(f"Summarised {counted(_summary(result))}")
-        log_untold(context, archive, tier_1s.key, ONE_SECOND)
+        archived = [one.partition for one in before]
+        log_untold(context, archive, tier_1s.key, ONE_SECOND, nothing_of=archived)
 
 
 def _summary(result: "TierResult") -> Metadata:
