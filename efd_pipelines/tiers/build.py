@@ -9,7 +9,7 @@ What is stale: `stale.py`. Reading and computing: `rows.py`, `summary.py`. Quara
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -23,7 +23,7 @@ from efd_pipelines.archive.reading import good_files
 from efd_pipelines.archive.slices import Slice
 from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table
 from efd_pipelines.archive.widening import widen_table
-from efd_pipelines.errors import ArchiveError, StaleWriter
+from efd_pipelines.errors import ArchiveError, DataError, StaleWriter
 from efd_pipelines.tiers.columns import SummaryField, decide_arrays, tier_columns, tier_schema
 from efd_pipelines.tiers.rows import ArchivedRows
 from efd_pipelines.tiers.stale import EXAMINED, StaleDataset, computed_from, find_stale, from_id
@@ -94,7 +94,7 @@ def build_tier(
 
     Raises:
         StoreUnavailable: the store did not answer; what was committed before stands.
-        StaleWriter: other writers were faster ten times in a row.
+        TierIncomplete: some datasets could not be summarised, the others were; its `result` says what was done.
     """
     started = time.monotonic()
     archive.prepare()
@@ -108,7 +108,21 @@ def build_tier(
             for one in members:
                 builder.build(one, rows)
     result.seconds = time.monotonic() - started
+    if builder.failed:
+        raise TierIncomplete(tier, builder.failed, result)
     return result
+
+
+class TierIncomplete(DataError):
+    """Some datasets could not be summarised; the others were, and what was there before stands."""
+
+    remedy = "Mend what the message names and run again."
+
+    def __init__(self, tier: Tier, failed: Mapping[Dataset, ArchiveError], result: TierResult) -> None:
+        names = ", ".join(str(dataset) for dataset in list(failed)[:5])
+        reason = next(iter(failed.values())).message
+        super().__init__(f"{len(failed)} datasets have no complete {tier} tier: {names}: {reason}")
+        self.result = result
 
 
 class DecisionChanged(ArchiveError):
@@ -130,9 +144,17 @@ class _Builder:
         self._progress = progress
         self._expected = expected
         self._done = 0
+        self.failed: dict[Dataset, ArchiveError] = {}
 
     def build(self, stale: StaleDataset, ledger: list[LedgerRow]) -> None:
-        """Computes and commits the stale slices of one dataset, some at a time; adds the commits' ledger rows."""
+        """Computes and commits the stale slices of one dataset; a damaged one is noted and does not hold up others."""
+        try:
+            self._build(stale, ledger)
+        except ArchiveError as error:
+            self.failed[stale.dataset] = error
+
+    def _build(self, stale: StaleDataset, ledger: list[LedgerRow]) -> None:
+        """Some slices at a time; adds the commits' ledger rows."""
         job = _Job.of(self._archive, self._tier, stale, self._run)
         for slices in job.passes(stale.slices):
             self._report(f"{stale.dataset} {slices[0]}")

@@ -7,7 +7,7 @@ of the archive by columns and row groups, each column chunk once. `TableRows` is
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.reading import conform
 from efd_pipelines.archive.store import Store
+from efd_pipelines.errors import ArchiveError
 from efd_pipelines.times import microseconds
+
+
+class DamagedFile(ArchiveError):
+    """A file of the archive that cannot be read as what it should be."""
+
+    remedy = "`efd archive verify --deep` says what else is damaged; put the file back from a copy, then run again."
 
 
 class Rows(Protocol):
@@ -79,6 +86,7 @@ class ArchivedRows:
     """Rows with start_us ≤ time < end_us of some files of the archive, in the types of `schema`. A context manager.
 
     Raises:
+        DamagedFile: a file is gone, or is no Parquet of the archive's.
         StoreUnavailable: the store did not answer.
     """
 
@@ -138,7 +146,7 @@ class ArchivedRows:
             yield group.first, self._read(group, schema)
 
     def _add(self, relative: str) -> None:
-        with self._store.errors(f"read {relative}"):
+        with self._store.errors(f"read {relative}"), _damage(relative):
             parquet = self._open.enter_context(
                 pq.ParquetFile(
                     self._store.path(relative),
@@ -171,11 +179,24 @@ class ArchivedRows:
 
     def _read(self, group: _RowGroup, schema: pa.Schema) -> pa.Table:
         present = [name for name in schema.names if name in group.columns]
-        with self._store.errors(f"read {group.relative}"):
+        with self._store.errors(f"read {group.relative}"), _damage(group.relative):
             part = group.parquet.read_row_group(group.index, columns=present)
         rows = group.parquet.metadata.row_group(group.index).num_rows
         whole = conform(part, schema, rows)
         return whole if group.selected is None else whole.filter(pa.array(group.selected))
+
+
+@contextmanager
+def _damage(relative: str) -> Iterator[None]:
+    """Tells a file that is damaged from a store that does not answer: Arrow's own errors carry no error number."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DamagedFile(f"{relative} is in the table and not in the store") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DamagedFile(f"{relative} cannot be read ({error})") from error
 
 
 def _time_range(parquet: pq.ParquetFile, index: int) -> tuple[int | None, int | None]:

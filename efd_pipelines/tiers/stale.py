@@ -10,6 +10,7 @@ Computing: `build.py`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from efd_pipelines.tiers.tier import Tier, aggregated
 from efd_pipelines.topics.names import Dataset
 
 EXAMINED = "examined"
+_THREADS = 4
 
 _REARRANGING = ("merge", "widen")
 _CHANGES = f"""
@@ -69,10 +71,9 @@ def find_stale(
     configuration = archive.settings.configuration
     known = archive.datasets() if datasets is None else sorted(set(datasets))
     chosen = [dataset for dataset in known if aggregated(dataset, configuration, tier)]
-    tables = {dataset: open_table(archive.store, archive.relative(dataset, tier.name)) for dataset in chosen}
-    changed = {Dataset.parse(text) for text in _changes(archive, tables)}
-    opened = {dataset: open_table(archive.store, archive.relative(dataset)) for dataset in sorted(changed)}
-    raw = {dataset: snapshot for dataset, snapshot in opened.items() if snapshot is not None}
+    tables = _opened(archive, chosen, tier.name)
+    changed = sorted(Dataset.parse(text) for text in _changes(archive, tables))
+    raw = {dataset: table for dataset, table in _opened(archive, changed, RAW).items() if table is not None}
     # A later commit may be in the ledger before an earlier one: complete it up to what has just been opened.
     archive.ledger.catch_up([(RAW, dataset) for dataset in raw])
     changes = _changes(archive, {dataset: tables[dataset] for dataset in raw})
@@ -81,6 +82,13 @@ def find_stale(
         for dataset in raw
     ]
     return [one for one in found if one.slices]
+
+
+def _opened(archive: Archive, datasets: Sequence[Dataset], table: str) -> dict[Dataset, TableSnapshot | None]:
+    """Some at once: on S3 each takes 30 ms of waiting."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        opened = pool.map(lambda dataset: open_table(archive.store, archive.relative(dataset, table)), datasets)
+        return dict(zip(datasets, opened, strict=True))
 
 
 def _changes(archive: Archive, tables: Mapping[Dataset, TableSnapshot | None]) -> dict[str, list[Mapping[str, Any]]]:

@@ -18,7 +18,7 @@ from efd_pipelines.archive.files import DataFile, write_data_file
 from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.slices import SliceUnit
 from efd_pipelines.tiers import build, columns
-from efd_pipelines.tiers.build import TierResult, build_tier
+from efd_pipelines.tiers.build import TierIncomplete, TierResult, build_tier
 from efd_pipelines.tiers.stale import find_stale
 from efd_pipelines.tiers.tier import TIERS, aggregated, tier_named
 from efd_pipelines.times import Week
@@ -382,6 +382,26 @@ def test_a_wide_dataset_keeps_lists_for_ever(archive: Archive, monkeypatch: pyte
     built(archive)
     assert archive.snapshot(FAST, "1s").description["arrays"] == "list"
     assert archive.read(FAST, tier="1s")["mean_x"].to_pylist() == [[24.5, 25.5, 26.5, 27.5], None]
+
+
+@pytest.mark.parametrize("damage", ["gone", "truncated", "overwritten"])
+def test_a_damaged_file_is_said_and_holds_up_no_other_dataset(archive: Archive, damage: str) -> None:
+    for dataset in (FAST, OTHER):
+        archive_rows(archive, dataset, ramp(MONDAY_US, 100))
+    (file,) = archive.files(FAST)
+    path = Path(file.uri)
+    whole = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-100] if damage == "truncated" else whole[:200] + b"\xff" * 3000 + whole[3200:])
+    with pytest.raises(TierIncomplete, match=FAST.text) as caught:
+        built(archive)
+    assert file.path in str(caught.value)
+    assert caught.value.result.windows == 2
+    assert archive.datasets(table="1s") == [OTHER]
+    path.write_bytes(whole)
+    assert built(archive).windows == 2
 
 
 def test_progress_counts_slices(archive: Archive) -> None:
