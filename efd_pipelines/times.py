@@ -44,9 +44,7 @@ def _leap_seconds() -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     expires = re.search(r"expires on (\d+ \w+ \d{4})", text)
     if not rows or expires is None:
         raise LeapSecondsExpired("The table of leap seconds cannot be read")
-    steps = [
-        datetime(int(year), int(month), int(day), tzinfo=UTC).timestamp() for _, day, month, year, _ in rows
-    ]
+    steps = [datetime(int(year), int(month), int(day), tzinfo=UTC).timestamp() for _, day, month, year, _ in rows]
     expiry = datetime.strptime(expires[1], "%d %B %Y").replace(tzinfo=UTC).timestamp()
     return np.array(steps), np.array([float(row[4]) for row in rows]), expiry
 
@@ -102,7 +100,8 @@ def utc_us_from_tai_datetimes(naive_tai: NDArray[np.datetime64]) -> NDArray[np.d
     seconds = tai.astype(np.int64) / 1e6
     seconds[np.isnat(tai)] = np.nan
     offsets = _offsets(seconds, of_tai=True)
-    return tai - (offsets * 1e6).astype("timedelta64[us]")
+    utc: NDArray[np.datetime64] = tai - (offsets * 1e6).astype("timedelta64[us]")
+    return utc
 
 
 def tai_datetimes_from_utc_us(utc: NDArray[np.datetime64]) -> NDArray[np.datetime64]:
@@ -110,7 +109,9 @@ def tai_datetimes_from_utc_us(utc: NDArray[np.datetime64]) -> NDArray[np.datetim
     times = np.asarray(utc).astype("datetime64[us]")
     seconds = times.astype(np.int64) / 1e6
     seconds[np.isnat(times)] = np.nan
-    return times + (_offsets(seconds, of_tai=False) * 1e6).astype("timedelta64[us]")
+    offsets = (_offsets(seconds, of_tai=False) * 1e6).astype("timedelta64[us]")
+    tai: NDArray[np.datetime64] = times + offsets
+    return tai
 
 
 def event_time_us(efd_stamp_s: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -169,17 +170,11 @@ class Week:
         try:
             monday = date.fromisoformat(key)
         except ValueError:
-            raise UsageError(
-                f"{key!r} is no week", remedy="Write the Monday it begins with, as 2026-11-16."
-            ) from None
+            raise UsageError(f"{key!r} is no week", remedy="Write the Monday it begins with, as 2026-11-16.") from None
         if monday.weekday() != 0 or key != monday.isoformat():
-            raise UsageError(
-                f"{key} is no Monday", remedy=f"The week it lies in is {cls.containing(monday)}."
-            )
+            raise UsageError(f"{key} is no Monday", remedy=f"The week it lies in is {cls.containing(monday)}.")
         if monday < FIRST_WEEK.monday:
-            raise UsageError(
-                f"{key} is before the first week of the EFD", remedy=f"Weeks begin at {FIRST_WEEK}."
-            )
+            raise UsageError(f"{key} is before the first week of the EFD", remedy=f"Weeks begin at {FIRST_WEEK}.")
         return cls(monday)
 
     @classmethod

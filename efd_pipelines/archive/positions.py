@@ -137,7 +137,7 @@ class Intake:
         return found
 
     def arrays(self, snapshot: TableSnapshot | None, held: Sequence[Column]) -> Arrays | None:
-        """The dataset's decision whether arrays are flat; a table that began with the dead decides with its first row."""
+        """Whether arrays are flat, as decided once; a table that began with the dead decides with its first row."""
         decided: Arrays | None = None if snapshot is None else snapshot.description.get("arrays")
         if decided is None and held:
             import pyarrow as pa

@@ -387,7 +387,7 @@ def log_versions(store: Store, relative: str) -> list[int]:
 
 def _parse(store: Store, relative: str, version: int, data: bytes, partition: str) -> Commit:
     actions = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
-    info = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
     note = json.loads(info.get(_NOTE, "{}"))
     counts = note.get("removed", {})
 

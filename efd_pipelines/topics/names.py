@@ -70,10 +70,7 @@ class Dataset:
 
     @property
     def component(self) -> str:
-        if self.is_sal:
-            component = self.topic.split(".", 3)[2]
-        else:
-            component = self.topic.rpartition(".")[0]
+        component = self.topic.split(".", 3)[2] if self.is_sal else self.topic.rpartition(".")[0]
         return f"{self.cluster}@{component}" if self.cluster else component
 
     @property

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pytest
 from astropy.time import Time
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from efd_pipelines.errors import UsageError
@@ -33,10 +33,13 @@ WHEN = st.floats(min_value=1.0e8, max_value=1.8e9)
 
 
 @given(st.lists(WHEN, min_size=1, max_size=20))
+@example([1483142400.0 + 36, 1483228837.0, 1483228836.0 - 1e-3])
 def test_tai_to_utc_is_astropys(tai: list[float]) -> None:
-    ours = utc_unix_from_tai_unix(np.array(tai))
-    theirs = Time(tai, format="unix_tai", scale="tai").utc.unix
-    assert np.abs(ours - theirs).max() < 1e-6
+    # The unix format of astropy stretches the whole day that has a leap second; its calendar dates do not.
+    texts = [str(text) for text in Time(tai, format="unix_tai", scale="tai", precision=6).utc.isot]
+    assume(not any(text.endswith("23:59:60") or ":60." in text for text in texts))
+    theirs = np.array(texts, dtype="datetime64[us]").astype(np.int64) / 1e6
+    assert np.abs(utc_unix_from_tai_unix(np.array(tai)) - theirs).max() < 2e-6
 
 
 @given(st.lists(WHEN, min_size=1, max_size=20))
@@ -70,7 +73,7 @@ def test_event_time_floors_to_the_microsecond() -> None:
     assert event_time_us(stamps).tolist() == expected
 
 
-@given(st.datetimes(min_value=datetime(2021, 9, 13), max_value=datetime(2040, 1, 1)))  # noqa: DTZ001
+@given(st.datetimes(min_value=datetime(2021, 9, 13), max_value=datetime(2040, 1, 1)))
 def test_a_week_holds_its_times_and_begins_on_a_monday(naive: datetime) -> None:
     when = naive.replace(tzinfo=UTC)
     week = Week.containing(when)

@@ -54,12 +54,17 @@ def test_what_the_ledger_lacks_is_found_in_the_log(archive: Archive) -> None:
 
 
 def test_a_run_that_dies_after_its_commit_leaves_an_announcement(archive: Archive) -> None:
-    with pytest.raises(KeyboardInterrupt), archive.ledger.announced("r", [(RAW, DATASET)]):
-        committed(archive, 1)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        commit_and_die(archive)
     assert archive.ledger.table().num_rows == 0
     assert Ledger(archive.store).catch_up_pending() == 1
     assert archive.ledger.table().num_rows == 1
+
+
+def commit_and_die(archive: Archive) -> None:
+    with archive.ledger.announced("r", [(RAW, DATASET)]):
+        committed(archive, 1)
+        raise KeyboardInterrupt
 
 
 def test_a_run_that_ends_well_takes_its_announcement_back(archive: Archive) -> None:
