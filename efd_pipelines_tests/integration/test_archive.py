@@ -18,15 +18,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from efd_pipelines.archive.archive import Archive
-from efd_pipelines.archive.audit import verify
+from efd_pipelines.archive.audit import gaps, verify
 from efd_pipelines.archive.dead_letters import dead_frames, dead_letters
 from efd_pipelines.archive.drain import drain
+from efd_pipelines.archive.ledger import RAW
+from efd_pipelines.archive.positions import ENDED
 from efd_pipelines.archive.reading import read_file, wanted_schema
 from efd_pipelines.archive.slices import QUARANTINE
 from efd_pipelines.archive.status import status
+from efd_pipelines.archive.tables import commit
 from efd_pipelines.errors import KafkaUnavailable, RegistryUnavailable, ServiceUnavailable
 from efd_pipelines.kafka.registry import Registries
 from efd_pipelines.servers.kafka import KafkaServer
@@ -489,3 +493,53 @@ def test_the_mirror_of_the_summit_is_the_summits_dataset(site: MakeSettings, reg
     archive = Archive(settings)
     drain(archive, settings)
     assert [dataset.text for dataset in archive.datasets()] == ["lsst.sal.Test.scalars"]
+
+
+@pytest.mark.timeout(120)
+def test_records_that_expired_before_they_were_read_are_a_recorded_gap(local_settings: Settings) -> None:
+    topic = builtin_topic("Test.scalars")
+    archive = Archive(local_settings)
+    produce(local_settings, topic, 10)
+    drain(archive, local_settings)
+    produce(local_settings, topic, 20, first=11)
+    expire(local_settings, topic.name, 25)
+    result = drain(archive, local_settings)
+    assert (result.records, result.gaps, [problem.kind for problem in result.problems]) == (5, 1, ["gap"])
+    (gap,) = gaps(archive)
+    assert (gap["topic"], gap["partition"], gap["first"], gap["end"]) == (topic.name, 0, 10, 25)
+    audit = verify(archive, deep=True)
+    assert (audit.ok, audit.missing, audit.rows, [found.kind for found in audit.problems]) == (False, 15, 15, ["gap"])
+
+
+def expire(settings: Settings, topic: str, before_offset: int) -> None:
+    """Makes the broker forget the records before an offset, as retention does."""
+    admin = AdminClient({"bootstrap.servers": settings.require_kafka(), "log_level": 2})
+    for done in admin.delete_records([TopicPartition(topic, 0, before_offset)]).values():
+        done.result(30)
+
+
+@pytest.mark.timeout(120)
+def test_a_log_that_ends_before_its_position_begins_a_new_generation(local_settings: Settings) -> None:
+    """Kafka lost what had been archived (an unclean election): simulated by a position beyond the log's end."""
+    topic, archive = builtin_topic("Test.scalars"), Archive(local_settings)
+    produce(local_settings, topic, 10)
+    drain(archive, local_settings)
+    snapshot = archive.snapshot(Dataset.parse(topic.name))
+    source = archive.read(Dataset.parse(topic.name), ["archive_source"])["archive_source"][0].as_py()
+    app_id = f"kafka:{source}:0"
+    commit(
+        archive.store,
+        snapshot.relative,
+        snapshot,
+        transactions={app_id: (10, 50)},
+        schema=snapshot.schema,
+        note={"kind": "drain"},
+    )
+    archive.ledger.catch_up([(RAW, Dataset.parse(topic.name))])
+    result = drain(archive, local_settings, until_caught_up=True)
+    assert [problem.kind for problem in result.problems] == ["truncated"]
+    sources = set(archive.read(Dataset.parse(topic.name), ["archive_source"])["archive_source"].to_pylist())
+    assert sources == {source, f"{source}#1"}
+    assert archive.snapshot(Dataset.parse(topic.name)).transaction_version(app_id) == ENDED
+    produce(local_settings, topic, 3, first=11)
+    assert drain(archive, local_settings).records == 3
