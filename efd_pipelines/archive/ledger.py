@@ -11,11 +11,11 @@ Repeated rows are harmless: reading counts (table, dataset, version, week, slice
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,8 @@ PENDING = "ledger/pending"
 RAW = "raw"
 _UTC = pa.timestamp("us", tz="UTC")
 _STALE_MARKER_S = 3600.0
-_MAX_FILES_OF_A_MONTH = 64
+_MAX_SMALL_FILES = 64
+_SMALL_ROWS = 100_000
 
 SCHEMA = pa.schema(
     [
@@ -170,7 +171,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    @contextmanager
+    @contextlib.contextmanager
     def announced(self, run: str, tables: Iterable[tuple[str, Dataset]]) -> Iterator[list[LedgerRow]]:
         """Announces the tables that are about to be committed to; the rows put into the list are appended at the end.
 
@@ -185,6 +186,9 @@ class Ledger:
         finally:
             self.append(rows)
         self._store.delete(name)
+        # Another run may be at it, or have been faster: then the next one finds whether there is still need.
+        with contextlib.suppress(StaleWriter):
+            self.compact()
 
     def append(self, rows: Sequence[LedgerRow]) -> None:
         """Adds rows; safe to repeat."""
@@ -323,7 +327,13 @@ class Ledger:
         return float(content["at"]), [(table, dataset) for table, dataset in content["tables"]]
 
     def compact(self) -> int:
-        """Makes one file of a month that has more than 64; how many files were replaced. Guarded by `compact`."""
+        """Makes one of a month's small files where they are more than 64; how many were replaced.
+
+        Guarded by `compact`: a drain every two minutes makes thousands of files a day, and every reader reads all.
+
+        Raises:
+            StaleWriter: another process is compacting.
+        """
         snapshot = self._snapshot()
         if snapshot is None:
             return 0
@@ -332,8 +342,9 @@ class Ledger:
         for file in snapshot.files():
             by_month.setdefault(file.week, []).append(file)
         for month, files in by_month.items():
-            if len(files) > _MAX_FILES_OF_A_MONTH:
-                replaced += self._compact(month, files)
+            small = [file for file in files if file.rows < _SMALL_ROWS]
+            if len(small) > _MAX_SMALL_FILES:
+                replaced += self._compact(month, small)
         return replaced
 
     def _compact(self, month: str, files: Sequence[DataFile]) -> int:

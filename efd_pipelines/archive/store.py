@@ -89,6 +89,7 @@ class Store:
                 "retries": {"mode": "standard", "max_attempts": 4},
             },
             use_listings_cache=False,
+            default_cache_type="none",
         )
 
     @cached_property
