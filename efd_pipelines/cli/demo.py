@@ -83,8 +83,9 @@ def _print_made(made: Demo, data: Path) -> None:
         *(("storage report", report) for report in made.reports),
         *(("its chart", chart) for chart in made.charts),
         ("export for Dask", made.export),
-        ("the job's log", made.dagster / "main.log"),
-        ("what is archived", f"EFD_ARCHIVE={made.archive} {_efd()} archive status"),
+        ("the job's log", made.log),
+        ("settings", f"set -a; . {made.env}; set +a"),
+        ("what is archived", f"{_efd()} archive status"),
         ("Dagster's UI, live", f"make dev DATA={data}"),
         ("the next minutes", f"make demo DATA={data}"),
     ]
@@ -117,15 +118,12 @@ def dev(
 
 
 def _print_started(running: Dev, as_json: bool) -> None:
-    facts = {"url": running.url, "data": running.directory, "settings": running.environment_file}
+    facts = {"url": running.url, "data": running.directory, "settings": running.env}
     if as_json:
         print_json(facts)
         return
     print(f"\nDagster's UI: {running.url}   (Ctrl-C stops everything)")
-    print(
-        f"To use `efd` on it from another shell: set -a; . {running.environment_file}; "
-        f"EFD_ARCHIVE={running.directory / 'archive'}; set +a"
-    )
+    print(f"Its settings for `efd` in another shell: set -a; . {running.env}; set +a")
     sys.stdout.flush()
 
 

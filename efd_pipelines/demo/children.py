@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from efd_pipelines.servers.ports import is_free
+from efd_pipelines.servers.ports import free_port, is_free
 from efd_pipelines.servers.server import LAUNCH, Program, Server, http_status
 
 _ENDED_WITHIN_S = 15.0
@@ -84,7 +84,7 @@ class DagsterUi(Server):
     """
 
     name: ClassVar[str] = "dagster"
-    ready_within_s: ClassVar[float] = 120
+    ready_within_s: ClassVar[float] = 300
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT
 
     def __init__(self, home: Path, environment: Mapping[str, str], port: int) -> None:
@@ -151,5 +151,5 @@ def _only(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_ui_port(wanted: int) -> int:
-    """The port, or 0 for any where it is taken."""
-    return wanted if is_free(wanted) else 0
+    """The port, or another where it is taken."""
+    return wanted if wanted and is_free(wanted) else free_port()

@@ -30,7 +30,7 @@ class Dev:
 
     url: str
     directory: Path
-    environment_file: Path
+    env: Path
 
 
 def run_dev(directory: Path, port: int = PORT, *, tell: Callable[[str], None], started: Callable[[Dev], None]) -> None:
@@ -44,8 +44,8 @@ def run_dev(directory: Path, port: int = PORT, *, tell: Callable[[str], None], s
     with ExitStack() as stack:
         stack.enter_context(site.claimed())
         tell("Starting Apache Kafka and the schema registry (installed once per machine)")
-        services = stack.enter_context(site.services())
-        environment = site.environment(services.settings())
+        services, reached = stack.enter_context(site.served())
+        environment = site.environment(reached)
         tell("Starting the observatory at real time")
         live = LiveObservatory(site.directory / "services" / "observatory", environment, SEED, RATE)
         stack.enter_context(live)
@@ -54,7 +54,7 @@ def run_dev(directory: Path, port: int = PORT, *, tell: Callable[[str], None], s
         stack.callback(tell, "Stopped.")
         stack.enter_context(ui)
         stack.callback(tell, "Stopping; runs under way are ended, nothing is lost by it")
-        started(Dev(ui.url, site.directory, services.env_path))
+        started(Dev(ui.url, site.directory, site.env))
         _watch([*services.servers, live, ui])
 
 

@@ -1,8 +1,8 @@
 """What a demo simulates: each run the next minutes of one deterministic observatory.
 
-The first begins a minute and a half before the last Monday 00:00 UTC, so that telemetry and an exposure cross the boundary of
-two weeks. Where the next begins is written down before a record is produced: a demo that was killed half-way goes on
-after its window and never sends a record twice.
+The first begins a minute and a half before the last Monday 00:00 UTC, so that telemetry and an exposure cross the
+boundary of two weeks. Where the next begins is written down before a record is produced: a demo that was killed
+half-way goes on after its window and never sends a record twice.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ class Demo:
     reports: tuple[Path, ...]
     charts: tuple[Path, ...]
     export: Path
-    dagster: Path
+    log: Path
+    env: Path
     seconds: float
 
 
@@ -75,8 +76,7 @@ def run_demo(directory: Path, seconds: float = SECONDS, *, tell: Tell) -> Demo:
     with site.claimed():
         before = _archived(site)
         tell("Starting Apache Kafka and the schema registry (installed once per machine)")
-        with site.services() as services:
-            reached = services.settings()
+        with site.served() as (_, reached):
             window = next_window(site.directory, seconds)
             tell(f"Simulating the observatory, {window}")
             produced = _simulate(site, reached, window)
@@ -171,6 +171,7 @@ def _result(
         reports=tuple(sorted(site.archive.glob("reports/storage/*/throughput.md"))),
         charts=tuple(sorted(site.archive.glob("reports/storage/*/throughput.png"))),
         export=export,
-        dagster=site.dagster,
+        log=site.dagster / "main.log",
+        env=site.env,
         seconds=seconds,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,24 +85,48 @@ class Site:
         """The broker and the registry; they end with the process that starts them, however that ends."""
         return Services.named(self.directory / "services", _SERVICES, die_with_parent=True)
 
-    def environment(self, reached: Mapping[str, str]) -> dict[str, str]:
-        """The environment of a process that works on this site; `reached`: the settings of its services."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("EFD_")}
-        how = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
+    def variables(self, reached: Mapping[str, str]) -> dict[str, str]:
+        """The settings of this site; `reached`: those of its services while they run."""
         return {
-            **kept,
-            **how,
             **reached,
             "EFD_PROFILE": "demo",
             "EFD_ARCHIVE": str(self.archive),
             "EFD_CONSDB_URL": self.consdb_url,
             "DAGSTER_HOME": str(self.dagster),
-            "PYTHONUNBUFFERED": "1",
         }
+
+    def environment(self, reached: Mapping[str, str]) -> dict[str, str]:
+        """The environment of a process that works on this site."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("EFD_")}
+        how = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
+        return {**kept, **how, **self.variables(reached), "PYTHONUNBUFFERED": "1"}
 
     def settings(self, reached: Mapping[str, str]) -> Settings:
         """The same for this process."""
         return load_settings(self.environment(reached), env_file=None)
+
+    @property
+    def env(self) -> Path:
+        """The settings for a shell: `set -a; . env; set +a`."""
+        return self.directory / "env"
+
+    @contextmanager
+    def served(self) -> Iterator[tuple[Services, dict[str, str]]]:
+        """The services while they run, and the settings that reach them, which `env` has too meanwhile."""
+        self._write_env({})
+        with self.services() as services:
+            reached = services.settings()
+            self._write_env(reached)
+            try:
+                yield services, reached
+            finally:
+                self._write_env({})
+
+    def _write_env(self, reached: Mapping[str, str]) -> None:
+        lines = [f"{name}={shlex.quote(value)}\n" for name, value in self.variables(reached).items()]
+        temporary = self.env.with_suffix(".tmp")
+        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.replace(self.env)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
