@@ -11,7 +11,8 @@ from efd_pipelines.errors import UsageError
 Speed = float | str
 """Times real time, or `max`."""
 
-_NAP_S = 0.05
+# salobj's writers flush every 25 ms (efd-facts §1.2); waking up for each record costs more than the records.
+_SHORTEST_NAP_S, _LONGEST_NAP_S = 0.025, 0.1
 
 
 def parse_speed(speed: Speed) -> float:
@@ -53,4 +54,4 @@ class Pace:
         due_s = self._began_s + (time_us - self._anchor_us) / 1e6 / self.factor
         while (remaining_s := due_s - time.monotonic()) > 0:
             idle()
-            time.sleep(min(remaining_s, _NAP_S))
+            time.sleep(min(max(remaining_s, _SHORTEST_NAP_S), _LONGEST_NAP_S))
