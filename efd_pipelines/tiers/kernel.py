@@ -192,9 +192,12 @@ def window_statistics(
                 extremes[1, window, column + lane] = _take(buffer, present - 1, lane, lanes, flipped)
                 pair[0] = _take(buffer, (present - 1) // 2, lane, lanes, flipped)
                 pair[1] = _take(buffer, present // 2, lane, lanes, flipped)
-                reals[1, window, column + lane] = _middle(middle)
+                reals[1, window, column + lane] = _middle(middle, present % 2 == 1)
 
 
 @_jit
-def _middle(pair: Any) -> float:
+def _middle(pair: Any, is_one: bool) -> float:
+    """The middle sample itself, or the mean of two; the sum of the largest doubles would be infinite."""
+    if is_one:
+        return np.float64(pair[0])
     return (np.float64(pair[0]) + np.float64(pair[1])) / 2.0

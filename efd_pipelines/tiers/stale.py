@@ -37,6 +37,12 @@ _CHANGES = f"""
       AND l.commit_kind <> 'expire'
       AND NOT (l.commit_kind IN {_REARRANGING} AND l.rows = 0)
 """  # noqa: S608 - constants of ours
+_KNOWN = f"""
+    SELECT l.dataset, count(DISTINCT l.version) AS versions
+    FROM ledger l JOIN wanted w ON l.dataset = w.dataset
+    WHERE l."table" = '{RAW}' AND l.version > w.examined AND l.version <= w.version
+    GROUP BY l.dataset
+"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +80,10 @@ def find_stale(
     tables = _opened(archive, chosen, tier.name)
     changed = sorted(Dataset.parse(text) for text in _changes(archive, tables))
     raw = {dataset: table for dataset, table in _opened(archive, changed, RAW).items() if table is not None}
+    if not raw:
+        return []
     # A later commit may be in the ledger before an earlier one: complete it up to what has just been opened.
-    archive.ledger.catch_up([(RAW, dataset) for dataset in raw])
+    archive.ledger.catch_up([(RAW, dataset) for dataset in _incomplete(archive, raw, tables)])
     changes = _changes(archive, {dataset: tables[dataset] for dataset in raw})
     found = [
         _stale(dataset, raw[dataset], tables[dataset], _touched(changes.get(dataset.text, []), tier.unit), weeks)
@@ -89,6 +97,25 @@ def _opened(archive: Archive, datasets: Sequence[Dataset], table: str) -> dict[D
     with ThreadPoolExecutor(_THREADS) as pool:
         opened = pool.map(lambda dataset: open_table(archive.store, archive.relative(dataset, table)), datasets)
         return dict(zip(datasets, opened, strict=True))
+
+
+def _incomplete(
+    archive: Archive, raw: Mapping[Dataset, TableSnapshot], tables: Mapping[Dataset, TableSnapshot | None]
+) -> list[Dataset]:
+    """Datasets of which the ledger lacks versions since the last that was examined."""
+    wanted = pa.table(
+        {
+            "dataset": [dataset.text for dataset in raw],
+            "examined": [_examined(tables[dataset]) for dataset in raw],
+            "version": [snapshot.version for snapshot in raw.values()],
+        }
+    )
+    known = {row["dataset"]: row["versions"] for row in archive.ledger.sql(_KNOWN, wanted=wanted).to_pylist()}
+    return [
+        dataset
+        for dataset, snapshot in raw.items()
+        if known.get(dataset.text, 0) < snapshot.version - _examined(tables[dataset])
+    ]
 
 
 def _changes(archive: Archive, tables: Mapping[Dataset, TableSnapshot | None]) -> dict[str, list[Mapping[str, Any]]]:
