@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import gzip
+import json
 import os
 import signal
 import subprocess
@@ -543,3 +544,20 @@ def test_a_log_that_ends_before_its_position_begins_a_new_generation(local_setti
     assert archive.snapshot(Dataset.parse(topic.name)).transaction_version(app_id) == ENDED
     produce(local_settings, topic, 3, first=11)
     assert drain(archive, local_settings).records == 3
+
+
+@pytest.mark.timeout(300)
+def test_a_full_disk_is_named_and_nothing_is_lost(local_settings: Settings, tmp_path: Path) -> None:
+    for name in ("MTM1M3.forceActuatorData", "MTMount.azimuth", "Test.scalars"):
+        produce(local_settings, builtin_topic(name), 1500)
+    full = tmp_path / "full"
+    full.mkdir()
+    command = ["unshare", "-Urm", sys.executable, "-m", "efd_pipelines_tests.faults.full_disk", str(full)]
+    done = subprocess.run(
+        command, env=environment(local_settings), check=False, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["error"] == "StoreFull"
+    assert str(full) in found["message"]
+    assert (found["rows"], found["records"], found["problems"]) == (4500, 4500, [])
