@@ -8,9 +8,10 @@ said as a value among the chunks and stops nothing else. What a topic is and has
 
 from __future__ import annotations
 
+import re
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
@@ -19,7 +20,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from efd_pipelines.errors import KafkaUnavailable
-from efd_pipelines.kafka.brokers import Brokers
+from efd_pipelines.kafka.brokers import Brokers, Watermarks
 from efd_pipelines.kafka.connection import Complaints, client_properties, connect, unavailable
 from efd_pipelines.kafka.frames import FrameBatch
 from efd_pipelines.settings import Settings
@@ -31,7 +32,7 @@ _CONSUME_MESSAGES = 512
 _POLL_S = 0.2
 _CONFIRM_EVERY_S = 2.0
 _CONFIRM_TIMEOUT_S = 3.0
-_CORRUPT_ATTEMPTS = 3
+_ATTEMPTS = 4
 # What a buffered record costs beside its bytes: two objects, their places in lists, offset and time stamp.
 _RECORD_OVERHEAD_BYTES = 140
 
@@ -55,7 +56,7 @@ _REQUIRED = {
     "check.crcs": True,
     "max.poll.interval.ms": 86_400_000,
 }
-_LOST_OFFSET = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+_UNREADABLE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._BAD_MSG})
 _MISSING = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -66,6 +67,11 @@ _MISSING = frozenset(
 )
 _NO_END = int(np.iinfo(np.int64).max)
 _TRUNCATED = KafkaError(KafkaError._LOG_TRUNCATION).str()
+_AGREED_END = re.compile(r"broker end offset is (\d+)")
+_REPAIR = (
+    "Look at the partition's replicas on the brokers. What cannot be repaired can be given up with "
+    "kafka-delete-records.sh: the archive then notes the gap and goes on."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,7 @@ class TopicGone:
 
 @dataclass(frozen=True, slots=True)
 class TopicRefused:
-    """A topic that the brokers do not let us read."""
+    """A topic, or one partition of it, that the brokers do not let us read, or cannot give. It is not read further."""
 
     topic: str
     reason: str
@@ -169,8 +175,9 @@ class _Partition:
     end: int
     told: int
     done: bool = False
-    corrupt_attempts: int = 0
-    corrupt_at: int | None = None
+    stuck: bool = False
+    attempts: int = 0
+    attempted_at: int = -1
 
     @property
     def position(self) -> Position:
@@ -269,7 +276,7 @@ class _Reader:
         self._buffers: dict[str, _Buffer] = {}
         self._open: dict[tuple[str, int], _Partition] = {}
         self._events: list[Gap | Truncated | TopicGone | TopicRefused] = []
-        self._lost: list[tuple[_Partition, KafkaError]] = []
+        self._stuck: list[tuple[_Partition, KafkaError]] = []
         self._to_pause: list[TopicPartition] = []
         self._size_bytes = 0
         self._largest = 1024
@@ -339,8 +346,8 @@ class _Reader:
             self._sort_in(messages)
         else:
             self._wait()
-        if self._lost:
-            self._settle_lost()
+        if self._stuck:
+            self._settle_stuck()
         if time.monotonic() - self._confirmed_at > _CONFIRM_EVERY_S:
             self._confirm([buffer for buffer in self._buffers.values() if buffer.is_unconfirmed])
         if self._to_pause:
@@ -351,16 +358,14 @@ class _Reader:
         still_open = self._open
         for message in messages:
             state = still_open.get((message.topic(), message.partition()))  # type: ignore[arg-type]
-            if state is None:
-                continue  # of a partition that is done: fetched before it was paused
+            if state is None or state.stuck:
+                continue  # fetched before the partition was paused, or behind something that must be settled first
             if message.error() is not None:
                 self._hear(state, message)
                 continue
             offset: int = message.offset()  # type: ignore[assignment]
             if offset < state.offset:
                 continue  # fetched before a seek
-            if state.corrupt_at is not None:
-                self._pass_corruption(state, min(offset, state.end))
             if offset < state.end:
                 self._keep(state, message, offset)
             if offset + 1 >= state.end:
@@ -411,10 +416,9 @@ class _Reader:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
             self._hear_end(state, message)
-        elif code in _LOST_OFFSET:
-            self._lost.append((state, error))
-        elif code == KafkaError._BAD_MSG:
-            self._hear_corruption(state)
+        elif code in _UNREADABLE:
+            state.stuck = True
+            self._stuck.append((state, error))
         elif code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._leave(state.buffer, TopicRefused(state.buffer.topic, error.str()))
         elif code in _MISSING:
@@ -427,53 +431,56 @@ class _Reader:
     def _hear_end(self, state: _Partition, message: Message) -> None:
         """No more committed records: the consumer's offset is past markers and aborted ones, too."""
         end: int = message.offset()  # type: ignore[assignment]
-        if state.corrupt_at is not None:
-            self._pass_corruption(state, min(end, state.end))
         self._finish(state, end)
 
-    def _hear_corruption(self, state: _Partition) -> None:
-        """A batch whose checksum is wrong: read again, the way here may be to blame; then passed over as a gap."""
-        if state.corrupt_attempts < _CORRUPT_ATTEMPTS:
-            state.corrupt_attempts += 1
-            self._go_on([state])
-        elif state.corrupt_at is None:
-            state.corrupt_at = state.offset
-
-    def _pass_corruption(self, state: _Partition, offset: int) -> None:
-        assert state.corrupt_at is not None
-        if offset > state.corrupt_at:
-            why = "the log does not agree with its checksums"
-            self._events.append(Gap(state.buffer.topic, state.partition, state.corrupt_at, offset, why))
-        state.corrupt_at, state.corrupt_attempts = None, 0
-
-    def _settle_lost(self) -> None:
-        """Logs that do not have the offset, or not the history up to it: where do they go on?"""
-        lost, self._lost = self._lost, []
-        marks = self._patiently(lambda: self._brokers.offsets({state.buffer.topic for state, _ in lost}))
+    def _settle_stuck(self) -> None:
+        """Partitions that cannot be read where they stand: where do they go on, if at all?"""
+        stuck, self._stuck = self._stuck, []
+        marks = self._patiently(lambda: self._brokers.offsets({state.buffer.topic for state, _ in stuck}))
         going_on = []
-        for state, error in lost:
-            topic, partition, position = state.buffer.topic, state.partition, state.offset
-            known = marks.get(topic, {}).get(partition)
-            if state.done:
-                continue
+        for state, error in stuck:
+            state.stuck = False
+            known = marks.get(state.buffer.topic, {}).get(state.partition)
             if known is None:
-                self._confirmed_at = -_CONFIRM_EVERY_S
-            elif _TRUNCATED in error.str() or position > known.high:
-                self._close(state)
-                self._events.append(Truncated(topic, partition, position, min(position, known.high)))
+                self._confirmed_at = -_CONFIRM_EVERY_S  # look at once whether the topic still exists
+            elif error.code() == KafkaError._BAD_MSG or known.low <= state.offset <= known.high:
+                self._settle_history(state, error, known)
+            elif state.offset > known.high:
+                self._truncate(state, known.high)
             else:
-                # Where the offset is there again, the leader had moved: go on as before.
-                if position < known.low:
-                    why = "expired before it was read"
-                    self._events.append(Gap(topic, partition, position, known.low, why))
-                    state.offset = known.low
+                why = "expired before it was read"
+                self._events.append(Gap(state.buffer.topic, state.partition, state.offset, known.low, why))
+                state.offset = known.low
+            if not state.done:
                 going_on.append(state)
         self._go_on(going_on)
 
-    def _go_on(self, states: Sequence[_Partition]) -> None:
-        """Read the partitions from where they now stand: a seek is refused while a reset is pending."""
-        if states:
-            places = [TopicPartition(state.buffer.topic, state.partition, state.offset) for state in states]
+    def _settle_history(self, state: _Partition, error: KafkaError, known: Watermarks) -> None:
+        """The offset is there: with another history, or what is at it cannot be read, or a leader has moved."""
+        if _TRUNCATED in error.str():
+            agreed = _AGREED_END.search(error.str())
+            self._truncate(state, int(agreed[1]) if agreed else min(state.offset, known.high))
+            return
+        if state.attempted_at != state.offset:
+            state.attempted_at, state.attempts = state.offset, 0
+        state.attempts += 1
+        if state.attempts >= _ATTEMPTS:
+            self._close(state)
+            reason = f"partition {state.partition} cannot be read at offset {state.offset}: {error.str()}"
+            self._events.append(TopicRefused(state.buffer.topic, reason, remedy=_REPAIR))
+
+    def _truncate(self, state: _Partition, end: int) -> None:
+        self._close(state)
+        self._events.append(Truncated(state.buffer.topic, state.partition, state.offset, end))
+
+    def _go_on(self, states: Iterable[_Partition]) -> None:
+        """Read the partitions from where they now stand.
+
+        Not by a seek, which is refused while a reset is pending; and each partition once, because librdkafka
+        aborts the process when one is taken away twice.
+        """
+        places = [TopicPartition(state.buffer.topic, state.partition, state.offset) for state in set(states)]
+        if places:
             self._call(lambda consumer: consumer.incremental_unassign(places))
             self._call(lambda consumer: consumer.incremental_assign(places))
 
@@ -511,7 +518,7 @@ class _Reader:
 
     def _check(self, buffer: _Buffer, found: str | None) -> bool:
         if found is None:
-            self._leave(buffer, TopicGone(buffer.topic, "it was deleted"))
+            self._leave(buffer, TopicGone(buffer.topic, "it was deleted, or may not be seen by this user"))
         elif found != buffer.topic_id:
             # Frames since the last look may be the new topic's: they count as not read.
             self._size_bytes -= buffer.cut_unconfirmed()

@@ -6,6 +6,7 @@ what the topics mean: `catalogue.py`. Nothing connects before the first question
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -24,13 +25,23 @@ Answer = TypeVar("Answer")
 # A question about every topic of the observatory at once is some MB of answer; the next batch starts when the
 # previous one is there.
 _BATCH = 2000
-_GONE = frozenset(
+_LEADER_ATTEMPTS = 3
+_LEADER_WAIT_S = 0.3
+# What is answered for a topic that is gone or hidden from us, and for a partition that nobody leads now.
+_NOT_THERE = frozenset(
     {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.OFFSET_NOT_AVAILABLE,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.UNKNOWN_TOPIC_ID,  # type: ignore[attr-defined]
         KafkaError._UNKNOWN_TOPIC,
         KafkaError._UNKNOWN_PARTITION,
         KafkaError._NOENT,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
     }
 )
 
@@ -66,7 +77,8 @@ class Brokers:
     """The brokers of `settings`.
 
     Every method raises `KafkaUnavailable` when they do not answer within `kafka.timeout_s`, and `SettingsError`
-    when they are not configured. A topic that is deleted between two questions is left out of the answer.
+    when they are not configured. A topic that is deleted between two questions, or that this user may not ask
+    about, is left out of the answer.
     """
 
     def __init__(self, settings: Settings, *, timeout_s: float | None = None) -> None:
@@ -120,8 +132,15 @@ class Brokers:
         """
         known = self._partitions()
         wanted = [(name, partition) for name in topics for partition in known.get(name, ())]
-        low = self._offsets(wanted, OffsetSpec.earliest())
-        high = self._offsets(wanted, OffsetSpec.latest())
+        low: dict[tuple[str, int], int] = {}
+        high: dict[tuple[str, int], int] = {}
+        for attempt in range(_LEADER_ATTEMPTS):
+            missing = [place for place in wanted if place not in high]
+            if not missing:
+                break
+            time.sleep(_LEADER_WAIT_S * attempt)  # topics are created and leaders move all the time
+            low |= self._offsets(missing, OffsetSpec.earliest())
+            high |= self._offsets([place for place in missing if place in low], OffsetSpec.latest())
         if wanted and not high and self.describe({name for name, _ in wanted}):
             # A cluster that is starting knows its topics before anyone leads them: that is no empty backlog.
             no_leader = KafkaError(KafkaError.LEADER_NOT_AVAILABLE)
@@ -184,13 +203,13 @@ class Brokers:
             raise unavailable(self._settings, failing, exception, self._complaints) from exception
 
     def _answers(self, futures: Mapping[Key, Future[Answer]], failing: str) -> dict[Key, Answer]:
-        """What was answered; things that are gone are left out, any other failure is one of the whole."""
+        """What was answered; what is not there for us is left out, any other failure is one of the whole."""
         answers: dict[Key, Answer] = {}
         for thing, future in futures.items():
             try:
                 answers[thing] = future.result()
             except KafkaException as exception:
-                if reason_of(exception).code() in _GONE:
+                if reason_of(exception).code() in _NOT_THERE:
                     continue
                 if self._client is not None:
                     self._client.poll(0)
