@@ -89,6 +89,7 @@ class Store:
                 "retries": {"mode": "standard", "max_attempts": 4},
             },
             use_listings_cache=False,
+            # Parquet's readers ask for exact ranges; s3fs would read 50 MiB ahead of each.
             default_cache_type="none",
         )
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 MARKER = "unfinished.json"
+UPLOAD_BYTES = 8 * 1024 * 1024
 
 
 class NotAnExport(UsageError):
@@ -254,7 +255,7 @@ class _BucketStage:
     def create(self, path: str) -> Iterator[WrittenFile]:
         store = self.bucket.store
         with store.errors(f"write {path}"):
-            file = store.fs.open(store.path(path), "wb")
+            file = store.fs.open(store.path(path), "wb", block_size=UPLOAD_BYTES)
             try:
                 yield Hashed(file)
             except BaseException:

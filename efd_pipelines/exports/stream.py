@@ -29,6 +29,9 @@ from efd_pipelines.times import microseconds
 WINDOW_BYTES = ROW_GROUP_BYTES * 9 // 8
 """A window has room for a row group of the archive, so that those of merged slices are decoded once."""
 
+DECODED_BYTES = 16 * 1024 * 1024
+"""So much of a row group is asked for at once: an object store's client holds it compressed, and more than once."""
+
 _TOO_MUCH = 2
 _ORDER = ("time", "salIndex", "archive_source", "kafka_partition", "kafka_offset")
 
@@ -119,8 +122,13 @@ class Windows:
         with opened(self.selection.snapshot, group.file, group.footer) as parquet:
             there = set(parquet.schema_arrow.names)
             names = [name for name in self.selection.reading.names if name in there]
-            part = parquet.read_row_group(group.index, columns=names, use_threads=True)
-        rows = conform(part, self.selection.reading, group.rows)
+            step = max(1, len(names) * DECODED_BYTES // group.size_bytes)
+            parts = [
+                parquet.read_row_group(group.index, columns=names[first : first + step], use_threads=True)
+                for first in range(0, len(names), step)
+            ]
+        columns = {name: column for part in parts for name, column in zip(part.column_names, part.columns, strict=True)}
+        rows = conform(pa.table(columns), self.selection.reading, group.rows)
         if start <= group.low_us and group.high_us < end:
             return rows
         time = rows["time"].cast(pa.int64())
