@@ -13,7 +13,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test services services-stop lint faults bench lock clean
+.PHONY: help install demo dev test services services-stop lint faults scale bench lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lint: install ## ruff, format check, types, import rules, Dagster's own validati
 
 faults: install ## the fault harness: CASES=1000 SEED=1
 	@$(PY) -m efd_pipelines_tests.faults --cases $(CASES) --seed $(SEED)
+
+scale: install ## memory and time of drains at full size: 2 GB of backlog, all 3,348 topics
+	@EFD_TEST_SCALE=1 $(PY) -m pytest -s efd_pipelines_tests/integration/test_scale.py $(PYTEST_ARGS)
 
 bench: install ## every benchmark beside its baselines; writes benchmarks/results.md
 	@$(PY) -m benchmarks

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import gzip
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -47,6 +46,7 @@ from efd_pipelines.simulator.sal import SalField, SalTopic
 from efd_pipelines.simulator.series import Series
 from efd_pipelines.times import Week, microseconds
 from efd_pipelines.topics.names import Dataset
+from efd_pipelines_tests.faults.processes import environment
 from efd_pipelines_tests.integration.conftest import MakeSettings
 
 AZIMUTH = "lsst.sal.MTMount.azimuth"
@@ -137,18 +137,6 @@ def test_a_drain_killed_anywhere_and_repeated_archives_every_record_once(setting
 def killed_at(settings: Settings, point: str, nth: int) -> int:
     command = [sys.executable, "-m", "efd_pipelines_tests.faults.killed", point, str(nth)]
     return subprocess.run(command, env=environment(settings), check=False, timeout=120).returncode
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("EFD_")}
-    environ |= {
-        "EFD_KAFKA_BOOTSTRAP": settings.require_kafka(),
-        "EFD_REGISTRY_URL": settings.require_registry(),
-        "EFD_ARCHIVE": settings.archive,
-    }
-    if settings.s3_endpoint:
-        environ |= {"EFD_S3_ENDPOINT": settings.s3_endpoint, "EFD_S3_REGION": settings.s3_region}
-    return environ
 
 
 @pytest.mark.timeout(300)

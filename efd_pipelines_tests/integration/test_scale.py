@@ -27,7 +27,7 @@ from efd_pipelines.simulator.fixtures import builtin_topic
 from efd_pipelines.simulator.producer import SalProducer
 from efd_pipelines.simulator.sal import SalField, SalTopic
 from efd_pipelines.times import microseconds
-from efd_pipelines_tests.integration.test_archive import environment
+from efd_pipelines_tests.faults.processes import environment
 
 SCALE = float(os.environ.get("EFD_TEST_SCALE", "0.15"))
 LIMIT_BYTES = 1 << 30
