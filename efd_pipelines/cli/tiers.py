@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from efd_pipelines.cli.answers import print_facts, print_json
@@ -12,12 +14,17 @@ app = typer.Typer(rich_markup_mode=None, help="Summaries at fixed windows, built
 
 
 @app.command("run", epilog=example("efd tiers run", "efd tiers run MTM1M3 MTMount --week 2026-11-16 --json"))
-def run(components: Components = None, week: WeekKey = None, as_json: AsJson = False) -> None:
-    """Build what is stale of the 1 s tier. Stale is what has changed in the archive since it was computed."""
+def run(
+    components: Components = None,
+    week: WeekKey = None,
+    tier: Annotated[str, typer.Option("--tier", metavar="1s", help="Which tier.")] = "1s",
+    as_json: AsJson = False,
+) -> None:
+    """Build what is stale of a tier. Stale is what has changed in the archive since it was computed."""
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.settings import load_settings
     from efd_pipelines.tiers.build import build_tier
-    from efd_pipelines.tiers.tier import TIERS
+    from efd_pipelines.tiers.tier import tier_named
 
     archive = Archive(load_settings())
     only = parse_week(week)
@@ -26,7 +33,7 @@ def run(components: Components = None, week: WeekKey = None, as_json: AsJson = F
     with Gauge("Summarising", "slices") as gauge:
         result = build_tier(
             archive,
-            TIERS["1s"],
+            tier_named(tier),
             datasets=datasets,
             weeks=None if only is None else [only],
             run=run_name(),

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from efd_pipelines.cli.answers import print_json, print_table
 from efd_pipelines.cli.options import AsJson, example
+from efd_pipelines.errors import UsageError
 
-
-class KindName(StrEnum):
-    """The kinds, spelt here so that --help need not import the domain."""
-
-    telemetry = "telemetry"
-    event = "event"
-    command = "command"
-    ack = "ack"
-    metric = "metric"
+if TYPE_CHECKING:
+    from efd_pipelines.kafka.catalogue import CatalogueTopic
 
 
 _SHOWN = ("topic", "kind", "columns", "partitions", "records", "schema_ids", "covered")
@@ -32,32 +25,56 @@ def topics(
     component: Annotated[
         str | None, typer.Option("--component", metavar="C", help="Only of this component, e.g. MTM1M3.")
     ] = None,
-    kind: Annotated[KindName | None, typer.Option("--kind", help="Only of this kind.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", metavar="K", help="Only of this kind: telemetry, event, command, ack or metric."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the topics on the brokers. With columns, records, schemas, and whether they are archived."""
     from efd_pipelines.kafka.catalogue import read_catalogue
     from efd_pipelines.settings import load_settings
+    from efd_pipelines.topics.names import Kind
 
-    rows = [
-        {
-            "topic": one.dataset.text,
-            "component": one.component,
-            "kind": one.kind.value,
-            "columns": one.columns,
-            "partitions": len(one.partitions),
-            "records": one.records,
-            "schema_ids": list(one.schema_ids),
-            "covered": one.covered,
-        }
+    if kind is not None and kind not in set(Kind):
+        raise UsageError(f"{kind!r} is no kind of topics", remedy=f"There are {', '.join(Kind)}.")
+    found = [
+        one
         for one in read_catalogue(load_settings()).topics
         if component in (None, one.component) and kind in (None, one.kind.value)
     ]
     if as_json:
-        print_json(rows)
+        print_json([{**_described(one), "fields": _fields(one)} for one in found])
         return
-    shown = [[_text(row[name]) for name in _SHOWN] for row in rows]
-    print_table("", _SHOWN, shown, empty="No topics.")
+    rows = [_described(one) for one in found]
+    print_table("", _SHOWN, [[_text(row[name]) for name in _SHOWN] for row in rows], empty="No topics.")
+
+
+def _described(one: CatalogueTopic) -> dict[str, Any]:
+    return {
+        "topic": one.dataset.text,
+        "component": one.component,
+        "kind": one.kind.value,
+        "columns": one.columns,
+        "partitions": len(one.partitions),
+        "records": one.records,
+        "schema_ids": list(one.schema_ids),
+        "covered": one.covered,
+    }
+
+
+def _fields(one: CatalogueTopic) -> list[dict[str, Any]]:
+    """The message's own fields: every SAL topic has the private ones."""
+    return [
+        {
+            "name": field.name,
+            "type": f"{field.type}[{field.length or ''}]" if field.array else field.type,
+            "units": field.units,
+            "description": field.description,
+        }
+        for field in (one.schema.fields if one.schema else ())
+        if not field.name.startswith("private_")
+    ]
 
 
 def _text(value: Any) -> Any:

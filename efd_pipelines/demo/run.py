@@ -24,6 +24,8 @@ from efd_pipelines.simulator.producer import Produced
 SECONDS = 180.0
 EXPORTED = ("lsst.sal.MTMount.azimuth", "lsst.sal.MTMount.elevation", "lsst.sal.ESS.temperature")
 
+_TELL_EVERY_S = 5.0
+
 Tell = Callable[[str], None]
 """Is told in a line what is being done or was done."""
 
@@ -79,7 +81,7 @@ def run_demo(directory: Path, seconds: float = SECONDS, *, tell: Tell) -> Demo:
         with site.served() as (_, reached):
             window = next_window(site.directory, seconds)
             tell(f"Simulating the observatory, {window}")
-            produced = _simulate(site, reached, window)
+            produced = _simulate(site, reached, window, tell)
             tell(f"  {produced.records:,} records of {produced.topics} topics, {produced.exposures} exposures")
             export = site.exports / f"{window.start:%Y%m%dT%H%M%S}"
             _run_main(site, reached, window, export, tell)
@@ -87,7 +89,15 @@ def run_demo(directory: Path, seconds: float = SECONDS, *, tell: Tell) -> Demo:
         return _result(site, window, produced, before, export, time.monotonic() - began)
 
 
-def _simulate(site: Site, reached: dict[str, str], window: Window) -> Produced:
+def _simulate(site: Site, reached: dict[str, str], window: Window, tell: Tell) -> Produced:
+    told_s = time.monotonic()
+
+    def progress(records: int, expected: int) -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s > _TELL_EVERY_S:
+            told_s = time.monotonic()
+            tell(f"    {records:,} of {expected:,} records")
+
     return run_observatory(
         site.settings(reached),
         SEED,
@@ -96,6 +106,7 @@ def _simulate(site: Site, reached: dict[str, str], window: Window) -> Produced:
         start=window.start,
         exposures=True,
         consdb_url=site.consdb_url,
+        progress=progress,
     )
 
 
