@@ -140,10 +140,10 @@ class Registries:
             raise UnknownSchema(f"The schema registry {url} has no schema {schema_id}")
         try:
             answer = self._get(cluster, f"/schemas/ids/{schema_id}")
-        except UnknownSchema:
+        except UnknownSchema as error:
             with self._lock:
                 self._unknown[key] = time.monotonic()
-            raise
+            raise UnknownSchema(f"The schema registry {url} has no schema {schema_id}") from error
         text = self._text(cluster, answer, f"schema {schema_id}")
         with self._lock:
             self._texts[key] = text
@@ -164,7 +164,7 @@ class Registries:
     def _request(self, cluster: str, method: str, path: str, json: Any = None) -> Any:
         attempts = Retrying(
             stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_exponential_jitter(initial=0.2, max=2.0),
+            wait=wait_exponential_jitter(multiplier=0.2, max=2.0),
             retry=retry_if_exception_type(_Unanswered),
             reraise=True,
         )
