@@ -45,10 +45,10 @@ def backlog(archive: Archive, settings: Settings, components: Collection[str] | 
     Raises:
         KafkaUnavailable, StoreUnavailable: no answer is not an empty backlog.
     """
-    with Brokers(settings) as brokers:
-        intakes = wanted_topics(archive, settings, brokers, components)
     reached = ledger_positions(archive)
-    sizes = _mean_sizes(archive)
+    with Brokers(settings) as brokers:
+        intakes = wanted_topics(archive, settings, brokers, components, reached=reached)
+    sizes = _mean_sizes(archive) if intakes else {}
     now = datetime.now(UTC)
     return [_backlog(intake, reached.get(intake.dataset.text), sizes, settings, now) for intake in intakes]
 

@@ -170,6 +170,7 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._whole: tuple[int, pa.Table] | None = None
 
     @contextlib.contextmanager
     def announced(self, run: str, tables: Iterable[tuple[str, Dataset]]) -> Iterator[list[LedgerRow]]:
@@ -223,11 +224,15 @@ class Ledger:
     def table(self, months: Collection[str] | None = None) -> pa.Table:
         """All rows (of some months), each counted once; columns of `SCHEMA`."""
         snapshot = self._snapshot()
-        files = [] if snapshot is None else snapshot.files(months)
-        parts = [self._read(file) for file in files]
-        if not parts:
+        if snapshot is None:
             return SCHEMA.empty_table()
-        return _once(pa.concat_tables(parts))
+        if months is None and self._whole is not None and self._whole[0] == snapshot.version:
+            return self._whole[1]
+        parts = [self._read(file) for file in snapshot.files(months)]
+        found = _once(pa.concat_tables([SCHEMA.empty_table(), *parts]))
+        if months is None:
+            self._whole = snapshot.version, found
+        return found
 
     def _read(self, file: DataFile) -> pa.Table:
         relative = f"{RELATIVE}/{file.path}"

@@ -182,13 +182,17 @@ def wanted_topics(
     brokers: Brokers,
     components: Collection[str] | None = None,
     topics: Collection[str] | None = None,
+    reached: Mapping[str, Reached] | None = None,
 ) -> list[Intake]:
-    """The topics that have a backlog by the ledger, among those covered (and asked for), sorted by name."""
+    """The topics that have a backlog by the ledger, among those covered (and asked for), sorted by name.
+
+    `reached` is what the ledger knows, where the caller has already asked it.
+    """
     cluster_id = brokers.cluster_id()
     known = brokers.topics()
     datasets = covered_datasets(settings, known, components, topics)
     watermarks = brokers.offsets(datasets)
-    reached = ledger_positions(archive)
+    reached = ledger_positions(archive) if reached is None else reached
     intakes = []
     for topic, dataset in sorted(datasets.items()):
         if topic not in watermarks:
