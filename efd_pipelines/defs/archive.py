@@ -89,7 +89,11 @@ def raw_archive(context: dg.AssetExecutionContext, deployment: Deployment) -> dg
         archive = deployment.archive()
         components = {partition.component for partition in partitions}
         result = drain(
-            archive, archive.settings, components=components, run=context.run_id, progress=logged(context, "records")
+            archive,
+            archive.settings,
+            components=components,
+            run=context.run.run_id,
+            progress=logged(context, "records"),
         )
         context.log.info(f"Archived {counted(_summary(result))}")
         for one in figures_of(archive, RAW, partitions):

@@ -100,7 +100,7 @@ def _joined_exposures(join: ExposureJoin) -> dg.AssetsDefinition:
                     archive.settings,
                     configured,
                     week=Week.parse(key),
-                    run=context.run_id,
+                    run=context.run.run_id,
                     progress=logged(context, "topics"),
                 )
                 context.add_asset_metadata(_summary(result), partition_key=key)

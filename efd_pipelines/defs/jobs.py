@@ -17,7 +17,6 @@ from efd_pipelines.defs.maintenance import complete_ledger, forget_old_runs
 from efd_pipelines.defs.reports import report_storage, storage_throughput
 from efd_pipelines.defs.sources import discover_topics
 from efd_pipelines.defs.tiers import summarise_tier, tier_1s
-from efd_pipelines.partitions import COMPONENT_WEEKS, WEEKS
 
 DRAIN_GROUP = "efd/drain_group"
 """Tag of drains: never two of a group at once (dagster.yaml, and the sensor)."""
@@ -91,14 +90,12 @@ verify = dg.define_asset_job(
 backfill_archive = dg.define_asset_job(
     "backfill_archive",
     selection=dg.AssetSelection.assets(raw_archive, tier_1s).without_checks(),
-    partitions_def=COMPONENT_WEEKS,
     description="Archives and summarises components and weeks that are chosen as partitions.",
 )
 
 weekly_report = dg.define_asset_job(
     "weekly_report",
     selection=dg.AssetSelection.assets(storage_throughput).without_checks(),
-    partitions_def=WEEKS,
     description="The storage report of a week.",
 )
 

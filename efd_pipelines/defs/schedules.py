@@ -10,9 +10,14 @@ from efd_pipelines.times import Week
 _ON = dg.DefaultScheduleStatus.RUNNING
 
 
-@dg.schedule(job=jobs.weekly_report, cron_schedule="30 2 * * *", execution_timezone="UTC", default_status=_ON)
+@dg.schedule(
+    job=jobs.weekly_report,
+    cron_schedule="30 2 * * *",
+    execution_timezone="UTC",
+    default_status=_ON,
+    description="Each night the report of the week that the day before was in: Monday's is the finished week's.",
+)
 def weekly_report(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """Each night the storage report of the week that the day before was in: Monday's is the finished week's."""
     week = Week.containing(context.scheduled_execution_time - timedelta(days=1))
     return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}", partition_key=week.key)
 

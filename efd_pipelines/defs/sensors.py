@@ -43,9 +43,14 @@ _FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _SUCCEEDED = [dg.DagsterRunStatus.SUCCESS]
 
 
-@dg.sensor(name="discover", job=jobs.drain, minimum_interval_seconds=120, default_status=_ON)
+@dg.sensor(
+    name="discover",
+    job=jobs.drain,
+    minimum_interval_seconds=120,
+    default_status=_ON,
+    description="Finds new topics and components, adds partitions, tells what changed, has first records archived.",
+)
 def discover(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.SensorResult:
-    """Finds new topics and components, gives them partitions, tells what changed, and has first records archived."""
     try:
         archive = deployment.archive()
         archive.settings.require_kafka()
@@ -77,9 +82,14 @@ def _noticed(lines: list[str]) -> str:
     return "; ".join(lines)[:500] or "Nothing changed."
 
 
-@dg.sensor(name="drain", job=jobs.drain, minimum_interval_seconds=30, default_status=_ON)
+@dg.sensor(
+    name="drain",
+    job=jobs.drain,
+    minimum_interval_seconds=30,
+    default_status=_ON,
+    description="One run for each drain group that has something due, or whose last news Dagster has not been told of.",
+)
 def drain(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.SensorResult:
-    """One run for each drain group that has something due, or whose last news Dagster has not been told of."""
     try:
         archive = deployment.archive()
         archive.settings.require_kafka()
@@ -112,16 +122,26 @@ def _groups_with_news(instance: dg.DagsterInstance, archive: "Archive") -> Itera
     return sorted({archive.settings.configuration.drain_group_of(one.partition.component) for one in pending})
 
 
-@dg.sensor(name="summarise", job=jobs.summarise, minimum_interval_seconds=120, default_status=_ON)
+@dg.sensor(
+    name="summarise",
+    job=jobs.summarise,
+    minimum_interval_seconds=120,
+    default_status=_ON,
+    description="A run when the archive has changed since the last one began.",
+)
 def summarise(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.SensorResult:
-    """A run when the archive has changed since the last one began."""
     with explained():
         return _when_archived(context.instance, deployment.archive(), "summarise", {})
 
 
-@dg.sensor(name="join", job=jobs.join, minimum_interval_seconds=300, default_status=_ON)
+@dg.sensor(
+    name="join",
+    job=jobs.join,
+    minimum_interval_seconds=300,
+    default_status=_ON,
+    description="A run when the archive has changed since the last one began, and every hour.",
+)
 def join(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.SensorResult:
-    """A run when the archive has changed since the last one began, and every hour: exposures come from elsewhere."""
     with explained():
         archive = deployment.archive()
         if not archive.settings.configuration.exposures:

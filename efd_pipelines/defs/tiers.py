@@ -66,7 +66,7 @@ def tier_1s(context: dg.AssetExecutionContext, deployment: Deployment) -> dg.Mat
             weeks = [partition.week for partition in partitions if partition.component == component]
             datasets = archive.datasets(component)
             progress = logged(context, "slices")
-            result = build_tier(archive, TIERS[ONE_SECOND], datasets, weeks, run=context.run_id, progress=progress)
+            result = build_tier(archive, TIERS[ONE_SECOND], datasets, weeks, run=context.run.run_id, progress=progress)
             context.log.info(f"{component}: {counted(_summary(result))}")
         for one in figures_of(archive, ONE_SECOND, partitions):
             context.add_asset_metadata(one.metadata(ONE_SECOND), partition_key=one.partition.key)
