@@ -164,6 +164,7 @@ def start_build(archive: Archive) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_a_build_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path) -> None:
     killed, whole = an_archive(str(tmp_path / "killed")), an_archive(str(tmp_path / "whole"))
     for archive in (killed, whole):
