@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 MARKER = "unfinished.json"
-UPLOAD_BYTES = 8 * 1024 * 1024
+UPLOAD_BYTES = 5 * 1024 * 1024
 
 
 class NotAnExport(UsageError):

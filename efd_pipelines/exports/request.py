@@ -36,6 +36,7 @@ ALWAYS = ("time", "salIndex")
 mix."""
 
 _ORDER = ("time", "salIndex", "archive_source", "kafka_partition", "kafka_offset")
+_NO_ARCHIVE = "Check EFD_ARCHIVE; `efd archive run` archives what Kafka holds."
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -133,6 +134,8 @@ def select(archive: Archive, request: Request) -> list[Selection]:
         UnknownDataset: a topic that is not there, with the nearest names.
         UsageError: a field that is not there, with the nearest names.
     """
+    if not archive.datasets():
+        raise UnknownDataset(f"There is no archive at {archive.store.root}, or nothing in it", remedy=_NO_ARCHIVE)
     named, globbed = _datasets(archive, request)
     tables = {dataset: _table(archive, dataset, request.tier) for dataset in sorted({*named, *globbed})}
     snapshots = {dataset: _snapshot(archive, dataset, table) for dataset, table in tables.items()}

@@ -24,15 +24,17 @@ from efd_pipelines.archive.reading import conform, count_once
 from efd_pipelines.archive.tables import TableSnapshot
 from efd_pipelines.errors import ArchiveError
 from efd_pipelines.exports.request import Request, Selection
+from efd_pipelines.memory import give_back
 from efd_pipelines.times import microseconds
 
 WINDOW_BYTES = ROW_GROUP_BYTES * 9 // 8
 """A window has room for a row group of the archive, so that those of merged slices are decoded once."""
 
-DECODED_BYTES = 16 * 1024 * 1024
+DECODED_BYTES = 8 * 1024 * 1024
 """So much of a row group is asked for at once: an object store's client holds it compressed, and more than once."""
 
 _TOO_MUCH = 2
+_FEW_FILES = 8  # the footers of so many are kept: one of 820 columns takes megabytes in memory
 _ORDER = ("time", "salIndex", "archive_source", "kafka_partition", "kafka_offset")
 
 
@@ -72,7 +74,7 @@ class Windows:
         """Rows sorted by time, then salIndex, source, partition and offset, with the columns to be
         written."""
         for files in apart(self.selection.files):
-            groups = [group for file in files for group in self._row_groups(file)]
+            groups = [group for file in files for group in self._row_groups(file, len(files) <= _FEW_FILES)]
             yield from self._sweep([group for group in groups if group.rows])
 
     def _sweep(self, groups: Sequence[RowGroup]) -> Iterator[pa.Table]:
@@ -81,6 +83,7 @@ class Windows:
         start = max(self.request.start_us, min(group.low_us for group in groups))
         last = min(self.request.end_us, max(group.high_us for group in groups) + 1)
         while start < last:
+            give_back()
             start, rows = self._window(groups, start, last)
             ready = [self._once(rows)]
             del rows
@@ -134,13 +137,15 @@ class Windows:
         time = rows["time"].cast(pa.int64())
         return rows.filter(pc.and_(pc.greater_equal(time, start), pc.less(time, end)))
 
-    def _row_groups(self, file: DataFile) -> list[RowGroup]:
+    def _row_groups(self, file: DataFile, keep_footer: bool) -> list[RowGroup]:
         with opened(self.selection.snapshot, file) as parquet:
             footer = parquet.metadata
         names = set(self.selection.reading.names)
         paths = [footer.schema.column(n).path for n in range(footer.num_columns)]
         columns = [n for n, path in enumerate(paths) if path.partition(".")[0] in names]
-        return [_row_group(file, footer, n, columns, paths.index("time")) for n in range(footer.num_row_groups)]
+        kept = footer if keep_footer else None
+        time = paths.index("time")
+        return [_row_group(file, footer, n, columns, time, kept) for n in range(footer.num_row_groups)]
 
 
 def _is_sorted(rows: pa.Table) -> bool:
@@ -205,7 +210,7 @@ def opened(snapshot: TableSnapshot, file: DataFile, footer: Any = None) -> Itera
             yield parquet
 
 
-def _row_group(file: DataFile, footer: Any, index: int, columns: Sequence[int], time: int) -> RowGroup:
+def _row_group(file: DataFile, footer: Any, index: int, columns: Sequence[int], time: int, kept: Any) -> RowGroup:
     """Fixed-width values are counted as they are in memory, others by their encoded size."""
     group = footer.row_group(index)
     statistics = group.column(time).statistics
@@ -218,7 +223,7 @@ def _row_group(file: DataFile, footer: Any, index: int, columns: Sequence[int], 
         column = group.column(n)
         width = _WIDTHS.get(column.physical_type)
         size += column.num_values * width if width else column.total_uncompressed_size
-    return RowGroup(file, index, low, high, group.num_rows, max(size, 1), footer)
+    return RowGroup(file, index, low, high, group.num_rows, max(size, 1), kept)
 
 
 _WIDTHS = {"INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}

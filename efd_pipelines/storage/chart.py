@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BARS = 12
+_LABELS = 8
 _LOOKS = {
     "telemetry": {"color": "#1f4e79", "hatch": ""},
     "events": {"color": "#e08214", "hatch": "///"},
@@ -69,9 +70,7 @@ def _draw_section(axis: Axes, report: StorageReport, name: str) -> None:
         bars.append((f"{len(rest)} others", rest["size_mb"].sum(), rest["percent"].sum()))
     labels, sizes, percents = zip(*bars, strict=True)
     drawn = axis.barh(range(len(bars)), sizes, edgecolor="black", linewidth=0.6, **_look(name))
-    texts = [
-        f"{megabytes(size)} MB  ({percent:.2f} %)" for size, percent in zip(sizes, percents, strict=True)
-    ]
+    texts = [f"{megabytes(size)} MB  ({percent:.2f} %)" for size, percent in zip(sizes, percents, strict=True)]
     axis.bar_label(drawn, labels=texts, padding=4, fontsize=8)
     axis.set_yticks(range(len(bars)), labels, fontsize=8)
     axis.invert_yaxis()
@@ -95,6 +94,9 @@ def _draw_weeks(axis: Axes, report: StorageReport) -> None:
             axis.bar(mondays, heights, 6, bottom, align="edge", label=name, lw=0.4, ec="black", **_look(name))
             bottom += heights
     axis.set_title("Each week", loc="left", fontsize=10)
+    labelled = report.weeks[:: -(-len(report.weeks) // _LABELS)]
+    starts: Any = [week.start for week in labelled]
+    axis.set_xticks(starts, [week.key for week in labelled])
     axis.set_xlabel("week, by its Monday (UTC)")
     _finish(axis.yaxis, report)
     axis.legend(fontsize=8, ncols=5, loc="upper left")

@@ -158,9 +158,7 @@ def _text(path: Path) -> str:
 def _published_rows(path: Path, text: str) -> list[dict[str, object]]:
     reader = csv.DictReader(text.splitlines())
     if not {"topic", "size_mb"} <= set(reader.fieldnames or ()):
-        raise UsageError(
-            f"{path} has no columns topic and size_mb", remedy="Its first line names the columns."
-        )
+        raise UsageError(f"{path} has no columns topic and size_mb", remedy="Its first line names the columns.")
     return [_published_row(path, number, row) for number, row in enumerate(reader, start=2)]
 
 

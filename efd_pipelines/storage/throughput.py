@@ -206,9 +206,7 @@ def _period(
     last = _last_week(end) if end is not None else max(newest() or first, first)
     weeks = tuple(weeks_between(first, last))
     if not weeks or (isinstance(start, datetime) and isinstance(end, datetime) and end <= start):
-        raise UsageError(
-            f"The range ends ({end}) before it begins ({start})", remedy="Give --from before --to."
-        )
+        raise UsageError(f"The range ends ({end}) before it begins ({start})", remedy="Give --from before --to.")
     return weeks, _widened(start, end, first, last)
 
 
@@ -228,29 +226,22 @@ def _remarks(sizes: Sizes, weeks: Sequence[Week]) -> list[str]:
     """What a reader must know to take the figures for what they are."""
     remarks = []
     if this_week() in weeks:
-        remarks.append(
-            f"The week of {this_week()} is running: figures are up to {sizes.last_at or 'now'} UTC."
-        )
+        remarks.append(f"The week of {this_week()} is running: figures are up to {sizes.last_at or 'now'} UTC.")
     if sizes.topics.num_rows == 0:
         remarks.append("The archive has no rows of this period.")
     for place, what in (("quarantine", "an impossible time"), ("dead", "frames that cannot be decoded")):
         if sizes.outside.get(place):
             count = sizes.outside[place]
-            remarks.append(
-                f"{count:,} records that arrived in this period count in no week: {what} ({place})."
-            )
+            remarks.append(f"{count:,} records that arrived in this period count in no week: {what} ({place}).")
     unsized = sum(
-        row["rows"] > 0 and not row["avro_bytes"]
-        for row in sizes.topics.select(["rows", "avro_bytes"]).to_pylist()
+        row["rows"] > 0 and not row["avro_bytes"] for row in sizes.topics.select(["rows", "avro_bytes"]).to_pylist()
     )
     if unsized:
         remarks.append(f"{unsized:,} topics have rows without an Avro size (history that was filled in).")
     return remarks
 
 
-def _report(
-    sizes: Sizes, weeks: Sequence[Week], notes: Sequence[str], missing: Sequence[str]
-) -> StorageReport:
+def _report(sizes: Sizes, weeks: Sequence[Week], notes: Sequence[str], missing: Sequence[str]) -> StorageReport:
     tidy, topics, components = _roll_up(sizes.topics)
     return StorageReport(
         key=sizes.label or "_".join(dict.fromkeys(week.key for week in (weeks[0], weeks[-1]))),
@@ -305,10 +296,7 @@ def _roll_up(sizes: pa.Table) -> tuple[pa.Table, pd.DataFrame, pd.DataFrame]:
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The frame's rows for JSON: whole counts as integers, sizes to the byte, null for what was not
     measured."""
-    return [
-        {str(name): _plain(str(name), value) for name, value in row.items()}
-        for row in frame.to_dict("records")
-    ]
+    return [{str(name): _plain(str(name), value) for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -108,6 +108,11 @@ def test_what_is_unknown_is_answered_with_the_nearest(two: ArchiveBuilder) -> No
         selected(two, "forces; drop table")
 
 
+def test_an_archive_that_is_not_there_is_told_with_its_address(builder: ArchiveBuilder) -> None:
+    with pytest.raises(UnknownDataset, match=builder.root):
+        selected(builder, FORCES)
+
+
 def test_topics_that_a_tier_does_not_summarise_come_from_the_archive(two: ArchiveBuilder) -> None:
     event = "lsst.sal.MTM1M3.logevent_heartbeat"
     two.add(event, messages(seconds(0, 5), columns=PRIVATE))
