@@ -96,7 +96,7 @@ def _simulate(site: Site, reached: dict[str, str], window: Window, tell: Tell) -
         nonlocal told_s
         if time.monotonic() - told_s > _TELL_EVERY_S:
             told_s = time.monotonic()
-            tell(f"    {records:,} of {expected:,} records")
+            tell(f"    {records:,} of {expected:,} records" if expected else f"    {records:,} records")
 
     return run_observatory(
         site.settings(reached),
