@@ -1,17 +1,18 @@
 """Whole batches: the fast decoder, pyruhvro, which makes Arrow arrays of many bodies at once.
 
-What pyruhvro 0.4 leaves open is closed here, without trusting it. It ignores bytes after a message: every body is
-followed by a seal of eight bytes that must come back as the value of a last field. It lets an `int` wrap around: an
-`int` is read as a `long` and its range checked. It takes any bytes for text: strings are validated. One bad body
-spoils the whole call: the batch is halved until the bad ones stand alone. It panics at types that it does not know:
-it is only given scalars, nullable scalars and arrays of scalars, which is everything that SAL writes.
+What pyruhvro 0.4 leaves open is closed here, without trusting it. It ignores bytes after a message, wraps numbers that
+are too large, and does not look at the sizes that blocks of an array claim: of every row, the bytes that its values
+take when written are counted, and unless they are as many as the body has, the row is not taken. (What stays open is
+the excess of a number's tenth byte, which fastavro drops as well.) It lets an `int` wrap around: an `int` is read as
+a `long` and its range checked. It takes any bytes for text: strings are validated. One bad body spoils the whole
+call: the batch is halved until the bad ones stand alone. It panics at types that it does not know: it is only given
+scalars, nullable scalars and arrays of them, which is everything that SAL writes.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,23 +31,9 @@ from efd_pipelines.topics.schemas import TopicSchema
 
 # Small enough for the transposition to stay in the processor's cache, large enough for pyruhvro.
 CHUNK_BYTES = 8 * 1024 * 1024
-# Halving reads rows again; beyond this many times the batch, what is left goes to the thorough decoder.
-_REREADING = 4
 
 _SCALARS = frozenset({"boolean", "int", "long", "float", "double", "string"})
 _INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
-
-
-def _seal() -> bytes:
-    """Eight bytes that no body ends in: random, and all different, so that no shifted part of them is the same."""
-    while True:
-        seal = os.urandom(8)
-        if len(set(seal)) == len(seal):
-            return seal
-
-
-_SEAL = _seal()
-_SEAL_BITS = np.frombuffer(_SEAL, np.uint64)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +42,7 @@ class _Plan:
 
     text: str
     names: tuple[str, ...]
+    nullable: tuple[bool, ...]
     ints: frozenset[str]
     texts: frozenset[str]
 
@@ -69,7 +57,7 @@ class WholeBatches:
         plan = _plan(schema.text)
         assert plan is not None
         reading = _Reading(plan, bodies, Flattening(layout))
-        for first, end in _chunks(bodies):
+        for first, end in _chunks(reading.sizes):
             reading.read(first, end)
         return reading.attempt()
 
@@ -80,11 +68,11 @@ class _Reading:
     def __init__(self, plan: _Plan, bodies: Sequence[bytes], flattening: Flattening) -> None:
         self.plan = plan
         self.bodies = bodies
+        self.sizes = np.fromiter(map(len, bodies), np.int64, len(bodies))
         self.flattening = flattening
         self.refused: dict[int, str] = {}
         self.tables: list[pa.Table] = []
         self.good: list[NDArray[np.int64]] = []
-        self.budget = _REREADING * len(bodies)
 
     def attempt(self) -> Attempt:
         if not self.tables:
@@ -95,34 +83,37 @@ class _Reading:
 
     def read(self, first: int, end: int) -> None:
         """Make rows of the bodies from `first` to before `end`."""
-        pieces = list(self._batches(first, end))
-        if pieces:
-            indices = np.concatenate([index for index, _ in pieces])
-            batch = pieces[0][1] if len(pieces) == 1 else pa.concat_batches([batch for _, batch in pieces])
+        indices = np.arange(first, end, dtype=np.int64)
+        batch = _read(self.bodies[first:end], self.plan.text)
+        if isinstance(batch, str):
+            self._refuse_unreadable(first, end, batch)
+            indices = np.array([index for index in range(first, end) if index not in self.refused], np.int64)
+            batch = _read([self.bodies[index] for index in indices.tolist()], self.plan.text)
+        if isinstance(batch, str):
+            self.refused.update(dict.fromkeys(indices.tolist(), batch))
+        elif len(indices):
             self._flatten(indices, batch)
 
-    def _batches(self, first: int, end: int) -> Iterator[tuple[NDArray[np.int64], pa.RecordBatch]]:
-        """What pyruhvro reads, in order; what it does not, halved."""
-        pending = [(first, end)]
+    def _refuse_unreadable(self, first: int, end: int, reason: str) -> None:
+        """Find those that pyruhvro does not read, by halves: it stops at the first, so many of them cost little."""
+        pending = [(first, end, reason)]
         while pending:
-            first, end = pending.pop()
-            sealed = [body + _SEAL for body in self.bodies[first:end]]
-            batch = _read(sealed, self.plan.text)
-            if not isinstance(batch, str):
-                yield np.arange(first, end, dtype=np.int64), batch
-            elif end - first == 1:
-                self.refused[first] = batch
-            elif self.budget < end - first:
-                self.refused.update(dict.fromkeys(range(first, end), batch))
-            else:
-                self.budget -= end - first
-                middle = (first + end) // 2
-                pending += [(middle, end), (first, middle)]
+            first, end, reason = pending.pop()
+            if end - first == 1:
+                self.refused[first] = reason
+                continue
+            middle = (first + end) // 2
+            for half in ((first, middle), (middle, end)):
+                batch = _read(self.bodies[slice(*half)], self.plan.text)
+                if isinstance(batch, str):
+                    pending.append((*half, batch))
 
     def _flatten(self, indices: NDArray[np.int64], batch: pa.RecordBatch) -> None:
-        seals = batch.column(batch.num_columns - 1).to_numpy().view(np.uint64)
-        sound = seals == _SEAL_BITS
-        self._refuse(indices, ~sound, "bytes are left over after the message")
+        written = np.zeros(len(indices), np.int64)
+        for values, nullable in zip(batch.columns, self.plan.nullable, strict=True):
+            written += _written_bytes(values) + nullable
+        sound = np.equal(written, self.sizes[indices])
+        self._refuse(indices, ~sound, "the message takes other bytes than there are")
         for place, name in enumerate(self.plan.names):
             if name in self.plan.ints:
                 sound &= self._checked(indices, sound, _fits_int(batch.column(place)), f"{name}: does not fit an int")
@@ -131,7 +122,7 @@ class _Reading:
         if not sound.all():
             indices, batch = indices[sound], batch.filter(pa.array(sound))
         if len(indices):
-            fields = dict(zip(self.plan.names, batch.columns, strict=False))
+            fields = dict(zip(self.plan.names, batch.columns, strict=True))
             for name in self.plan.ints:
                 fields[name] = _as_int(fields[name])
             self.tables.append(self.flattening.table(fields, len(indices)))
@@ -164,10 +155,10 @@ def _plan(text: str) -> _Plan | None:
         fields.append({"name": f"f{place}", "type": kind})
     if not fields:
         return None
-    fields.append({"name": "seal", "type": "double"})
     return _Plan(
         text=json.dumps({"type": "record", "name": "message", "fields": fields}),
         names=tuple(str(field["name"]) for field in document["fields"]),
+        nullable=tuple(isinstance(field["type"], list) for field in fields),
         ints=frozenset(of_kind["int"]),
         texts=frozenset(of_kind["string"]),
     )
@@ -188,10 +179,10 @@ def _widened(declared: Any) -> Any:
     return None if None in branches or branches[0] == branches[1] else branches
 
 
-def _read(sealed: list[bytes], text: str) -> pa.RecordBatch | str:
+def _read(bodies: Sequence[bytes], text: str) -> pa.RecordBatch | str:
     """What pyruhvro makes of the bodies, or why it does not."""
     try:
-        return pyruhvro.deserialize_array(sealed, text)
+        return pyruhvro.deserialize_array(list(bodies), text)
     except ValueError as error:
         return str(error)
     except BaseException as error:
@@ -199,6 +190,52 @@ def _read(sealed: list[bytes], text: str) -> pa.RecordBatch | str:
         if type(error).__name__ != "PanicException":
             raise
         return f"pyruhvro panicked: {error}"
+
+
+def _written_bytes(values: pa.Array) -> NDArray[np.int64]:
+    """How many bytes each row's value takes when it is written; 0 for null."""
+    kind = values.type
+    sizes: NDArray[np.int64]
+    if width := _width(kind):
+        sizes = np.full(len(values), width, np.int64)
+    elif pa.types.is_list(kind):
+        sizes = _written_bytes_of_lists(values)
+    elif pa.types.is_string(kind):
+        lengths = pc.fill_null(pc.binary_length(values), 0).to_numpy().astype(np.int64)
+        sizes = lengths + _varint_bytes(lengths)
+    else:
+        sizes = _varint_bytes(pc.fill_null(values, 0).to_numpy())
+    if values.null_count:
+        sizes[values.is_null().to_numpy(zero_copy_only=False)] = 0
+    return sizes
+
+
+def _written_bytes_of_lists(values: pa.ListArray) -> NDArray[np.int64]:
+    """One block of count and items, then a block of none."""
+    offsets = values.offsets.to_numpy()
+    counts = np.diff(offsets).astype(np.int64)
+    if width := _width(values.type.value_type):
+        items = counts * width
+    else:
+        ends = np.concatenate([[0], np.cumsum(_written_bytes(values.values))])
+        items = ends[offsets[1:]] - ends[offsets[:-1]]
+    sizes: NDArray[np.int64] = items + np.where(counts > 0, _varint_bytes(counts), 0) + 1
+    return sizes
+
+
+def _width(kind: pa.DataType) -> int:
+    """Bytes of a type that always takes as many; 0 of others."""
+    return 1 if pa.types.is_boolean(kind) else kind.bit_width // 8 if pa.types.is_floating(kind) else 0
+
+
+def _varint_bytes(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many bytes Avro writes for each number."""
+    unsigned: NDArray[np.uint64] = ((values << 1) ^ (values >> 63)).view(np.uint64)
+    sizes = np.ones(len(values), np.int64)
+    largest = int(unsigned.max(initial=0))
+    for bits in range(7, largest.bit_length(), 7):
+        sizes += unsigned >= np.uint64(1 << bits)
+    return sizes
 
 
 def _fits_int(values: pa.Array) -> NDArray[np.bool_]:
@@ -247,11 +284,11 @@ def _as_int(values: pa.Array) -> pa.Array:
     return pc.cast(values, narrow)
 
 
-def _chunks(bodies: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+def _chunks(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """First and end of runs of bodies that are about `CHUNK_BYTES` together."""
-    ends = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)))
+    ends = np.cumsum(sizes)
     first = 0
-    while first < len(bodies):
+    while first < len(sizes):
         before = int(ends[first - 1]) if first else 0
         end = max(first + 1, int(np.searchsorted(ends, before + CHUNK_BYTES, side="right")))
         yield first, end
