@@ -71,11 +71,19 @@ def time_range(table: pa.Table) -> tuple[int | None, int | None]:
 def encode(table: pa.Table) -> memoryview:
     """The bytes of a Parquet file with the rows of `table`."""
     sink = pa.BufferOutputStream()
-    table = table.combine_chunks()
+    table = _in_order(table).combine_chunks()
     options = writer_options(table.schema)
     with pq.ParquetWriter(sink, table.schema, **options) as writer:
         writer.write_table(table, row_group_size=row_group_rows(table))
     return memoryview(sink.getvalue())
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    """The table with each column's metadata sorted: delta-rs gives it back in another order every time."""
+    fields = [
+        field.with_metadata(dict(sorted(field.metadata.items()))) if field.metadata else field for field in table.schema
+    ]
+    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
 
 
 def row_group_rows(table: pa.Table) -> int:

@@ -32,14 +32,15 @@ from efd_pipelines_tests.faults.processes import environment
 SCALE = float(os.environ.get("EFD_TEST_SCALE", "0.15"))
 LIMIT_BYTES = 1 << 30
 _DRAIN = """
-import json, resource
+import json
+from pathlib import Path
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.drain import drain
 from efd_pipelines.settings import load_settings
 
 settings = load_settings(env_file=None)
 result = drain(Archive(settings), settings)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 print(json.dumps({"records": result.records, "avro_bytes": result.avro_bytes, "peak": peak, "s": result.seconds}))
 """
 

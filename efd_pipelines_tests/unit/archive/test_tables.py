@@ -191,4 +191,10 @@ def test_the_log_tells_what_each_commit_added_and_removed(archive: Archive) -> N
 def test_same_rows_give_the_same_bytes_and_name(archive: Archive) -> None:
     one, other = write(archive, rows(1, 2, 3)), write(archive, pa.concat_tables([rows(1), rows(2, 3)]))
     assert one == other
+    labels = [("units", "N"), ("description", "force"), ("field", "value")]
+    named = [
+        rows(1).cast(pa.schema([rows().schema.field("time"), pa.field("value", pa.int32(), metadata=dict(order))]))
+        for order in (labels, reversed(labels))
+    ]
+    assert write(archive, named[0]) == write(archive, named[1])
     assert not [name for name in archive.store.list(f"{RELATIVE}/week={WEEK}") if "tmp" in name]
