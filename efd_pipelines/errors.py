@@ -82,9 +82,7 @@ class ArchiveError(DataError):
 class StaleWriter(ArchiveError):
     """Another writer was faster; its commit stands."""
 
-    remedy = (
-        "Nothing to do: nothing of this attempt became visible. Read the table again and go on from there."
-    )
+    remedy = "Nothing to do: nothing of this attempt became visible. Read the table again and go on from there."
 
 
 class ServiceUnavailable(EfdError):

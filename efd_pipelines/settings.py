@@ -108,9 +108,7 @@ class Settings(BaseModel):
         Raises:
             SettingsError: EFD_KAFKA_BOOTSTRAP is not set.
         """
-        return _required(
-            self.kafka_bootstrap, "EFD_KAFKA_BOOTSTRAP", "the Kafka brokers, as host:port,host:port"
-        )
+        return _required(self.kafka_bootstrap, "EFD_KAFKA_BOOTSTRAP", "the Kafka brokers, as host:port,host:port")
 
     def require_registry(self, cluster: str = "") -> str:
         """The URL of the schema registry for topics of a cluster ("" = home).
