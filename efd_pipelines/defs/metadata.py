@@ -49,6 +49,6 @@ def column(name: str, kind: str, description: str, unit: str = "") -> dg.TableCo
     return dg.TableColumn(name, type=kind, description=description, tags={"unit": unit} if unit else {})
 
 
-def picture(png: bytes) -> str:
+def picture_address(png: bytes) -> str:
     """A picture as an address that Markdown can carry."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

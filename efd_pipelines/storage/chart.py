@@ -28,8 +28,8 @@ _LOOKS = {
 }
 
 
-def picture(report: StorageReport) -> bytes:
-    """The report's picture, as PNG."""
+def picture(report: StorageReport, dpi: int = 130) -> bytes:
+    """The report's picture, as PNG, ten inches wide."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -47,7 +47,7 @@ def picture(report: StorageReport) -> bytes:
         axes[0].set_axis_off()
         axes[0].text(0.5, 0.5, "No rows in this period", ha="center", va="center")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
