@@ -15,6 +15,7 @@ from efd_pipelines.cli.options import (
     Strict,
     TierName,
     WeekKey,
+    check_components,
     example,
     parse_interval,
     parse_week,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from efd_pipelines.archive.drain import DrainResult
     from efd_pipelines.archive.status import WeekStatus
+    from efd_pipelines.settings import Settings
 
 app = typer.Typer(rich_markup_mode=None, help="Fill the archive from Kafka, and see what it holds.")
 
@@ -58,6 +60,8 @@ def run(
     settings = load_settings()
     settings.require_kafka()
     settings.require_registry()
+    if components:
+        check_components(components, _on_brokers(settings))
     with Gauge("Archiving", "records") as gauge:
         try:
             result = drain(
@@ -76,6 +80,16 @@ def run(
     _answer(result, as_json)
     if strict and (result.dead_letters or result.gaps):
         raise typer.Exit(1)
+
+
+def _on_brokers(settings: Settings) -> set[str]:
+    """The components that have topics."""
+    from efd_pipelines.kafka.brokers import Brokers
+    from efd_pipelines.topics.names import dataset_of
+
+    with Brokers(settings) as brokers:
+        datasets = [dataset_of(topic, settings.home_prefixes) for topic in brokers.topics()]
+    return {dataset.component for dataset in datasets if dataset is not None}
 
 
 def _answer(result: DrainResult, as_json: bool) -> None:
@@ -103,6 +117,7 @@ def status(components: Components = None, week: WeekKey = None, as_json: AsJson 
         # What is archived can be told without the brokers, and is what one wants to know when they are down.
         typer.echo(f"Warning: {error.message}: the lag is not known. {error.remedy}", err=True)
         found = archived(archive)
+    check_components(components, {one.component for one in found})
     wanted = [one for one in found if _is_of(one, components) and (only is None or one.week == only.key)]
     rows = [{name: getattr(one, name) for name in _STATUS} for one in wanted]
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,6 +55,22 @@ def parse_interval(start: str | None, end: str | None) -> tuple[datetime | None,
     if begins is not None and ends is not None and ends <= begins:
         raise UsageError(f"--to {end} is not after --from {start}", remedy="Give the earlier time to --from.")
     return begins, ends
+
+
+def check_components(given: Iterable[str] | None, known: Iterable[str]) -> None:
+    """Refuses components that are not known: a misspelt one would be an empty answer.
+
+    Raises:
+        UsageError: with the nearest names.
+    """
+    from efd_pipelines.topics.names import nearest
+
+    there = set(known)
+    for name in given or ():
+        if name not in there:
+            raise UsageError(
+                f"No component is called {name!r}{nearest(name, there)}", remedy="`efd topics` lists them."
+            )
 
 
 def run_name() -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from efd_pipelines.cli.answers import print_facts, print_json
-from efd_pipelines.cli.options import AsJson, Components, WeekKey, example, parse_week, run_name
+from efd_pipelines.cli.options import AsJson, Components, WeekKey, check_components, example, parse_week, run_name
 from efd_pipelines.cli.progress import Gauge
 
 app = typer.Typer(rich_markup_mode=None, help="Summaries at fixed windows, built from the archive.")
@@ -28,8 +28,10 @@ def run(
 
     archive = Archive(load_settings())
     only = parse_week(week)
-    chosen = set(components or ())
-    datasets = [one for one in archive.datasets() if one.component in chosen] if chosen else None
+    datasets = archive.datasets() if components else None
+    if components and datasets is not None:
+        check_components(components, {one.component for one in datasets})
+        datasets = [one for one in datasets if one.component in components]
     with Gauge("Summarising", "slices") as gauge:
         result = build_tier(
             archive,

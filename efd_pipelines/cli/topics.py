@@ -36,11 +36,12 @@ def topics(
     from efd_pipelines.settings import load_settings
     from efd_pipelines.topics.names import Kind
 
+    settings = load_settings()
     if kind is not None and kind not in set(Kind):
         raise UsageError(f"{kind!r} is no kind of topics", remedy=f"There are {', '.join(Kind)}.")
     found = [
         one
-        for one in read_catalogue(load_settings()).topics
+        for one in read_catalogue(settings).topics
         if component in (None, one.component) and kind in (None, one.kind.value)
     ]
     if as_json:

@@ -133,6 +133,7 @@ def test_the_files_that_count_are_what_any_parquet_reader_needs(shell: Shell, sh
     shell.json("archive", "run", "MTMount")
     files = shell.json("archive", "files", AZIMUTH)
     later = shell.json("archive", "files", AZIMUTH, "--from", "2023-07-29")
+    misspelt = shell.run("archive", "run", "MTMuont")
 
     assert produced["topics"] == 12
     assert sum(pq.read_metadata(file["path"]).num_rows for file in files) == sum(file["rows"] for file in files) == 589
@@ -140,6 +141,8 @@ def test_the_files_that_count_are_what_any_parquet_reader_needs(shell: Shell, sh
     assert all(Path(file["path"]).stat().st_size == file["bytes"] for file in files)
     assert all(datetime.fromisoformat(file["from"]) <= datetime.fromisoformat(file["to"]) for file in files)
     assert later == []
+    assert misspelt.code == 2
+    assert "MTMount" in misspelt.err
     assert {week["topic"].split(".")[2] for week in shell.json("archive", "status")} == {"MTMount"}
 
 
