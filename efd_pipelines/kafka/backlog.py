@@ -3,16 +3,15 @@
 One consumer is assigned all partitions at explicit offsets; group offsets are neither read nor written, because
 positions are the archive's and move with its commits. Offsets are sparse (transaction markers, compaction): the
 end of a partition is an end offset or Kafka's end-of-partition event, never a count. What cannot be read is
-said as a value among the chunks and stops nothing else. What a topic is and has: `brokers.py`.
+said as a value among the chunks and stops nothing else. The values and buffers: `chunks.py`. What a topic is and
+has: `brokers.py`.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -21,9 +20,21 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from efd_pipelines.errors import KafkaUnavailable
 from efd_pipelines.kafka.brokers import Brokers, Watermarks
+from efd_pipelines.kafka.chunks import (
+    Chunk,
+    Gap,
+    PartitionReading,
+    Position,
+    Read,
+    TopicBuffer,
+    TopicGone,
+    TopicRefused,
+    Truncated,
+)
 from efd_pipelines.kafka.connection import Complaints, client_properties, connect, unavailable
-from efd_pipelines.kafka.frames import FrameBatch
 from efd_pipelines.settings import Settings
+
+__all__ = ["Chunk", "Gap", "Position", "Read", "TopicGone", "TopicRefused", "Truncated", "read_backlog"]
 
 Answer = TypeVar("Answer")
 
@@ -33,8 +44,6 @@ _POLL_S = 0.2
 _CONFIRM_EVERY_S = 2.0
 _CONFIRM_TIMEOUT_S = 3.0
 _ATTEMPTS = 4
-# What a buffered record costs beside its bytes: two objects, their places in lists, offset and time stamp.
-_RECORD_OVERHEAD_BYTES = 140
 
 _TUNING = {
     # The queue may be overshot by one answer of each broker: together at most 32 MiB with three brokers.
@@ -74,69 +83,6 @@ _REPAIR = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """The next offset to read, and the leader epoch of what was read before it (None: not known)."""
-
-    offset: int
-    leader_epoch: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Frames of one topic, possibly none, and the new position of each partition that moved since the last chunk."""
-
-    frames: FrameBatch
-    positions: dict[int, Position]
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Records that Kafka no longer has or cannot read, from `first` to before `end`; reading goes on at `end`.
-
-    It is given before the chunk whose position passes it.
-    """
-
-    topic: str
-    partition: int
-    first: int
-    end: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Truncated:
-    """A partition whose log ends before the position, or has another history up to it. It is not read.
-
-    `end` is the offset up to which the log agrees, or the log's end.
-    """
-
-    topic: str
-    partition: int
-    position: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class TopicGone:
-    """A topic that was deleted, or deleted and created again, while or before it was read. It is not read further."""
-
-    topic: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class TopicRefused:
-    """A topic, or one partition of it, that the brokers do not let us read, or cannot give. It is not read further."""
-
-    topic: str
-    reason: str
-    remedy: str = "Ask for the right to read the topic (ACL of this user)."
-
-
-Read = Chunk | Gap | Truncated | TopicGone | TopicRefused
-
-
 def read_backlog(
     settings: Settings,
     assignments: Mapping[str, Mapping[int, Position]],
@@ -164,99 +110,6 @@ def read_backlog(
         yield from reader.read()
 
 
-@dataclass(slots=True, eq=False)
-class _Partition:
-    """How far one partition has been read."""
-
-    buffer: _Buffer
-    partition: int
-    offset: int
-    epoch: int | None
-    end: int
-    told: int
-    done: bool = False
-    stuck: bool = False
-    attempts: int = 0
-    attempted_at: int = -1
-
-    @property
-    def position(self) -> Position:
-        return Position(self.offset, self.epoch)
-
-    @property
-    def place(self) -> TopicPartition:
-        if self.epoch is None:
-            return TopicPartition(self.buffer.topic, self.partition, self.offset)
-        return TopicPartition(self.buffer.topic, self.partition, self.offset, leader_epoch=self.epoch)
-
-
-@dataclass(slots=True, eq=False)
-class _Buffer:
-    """Records of one topic that have been read and not yet given out."""
-
-    topic: str
-    topic_id: str = ""
-    states: list[_Partition] = field(default_factory=list)
-    values: list[bytes | None] = field(default_factory=list)
-    keys: list[bytes | None] = field(default_factory=list)
-    partitions: array[int] = field(default_factory=lambda: array("i"))
-    offsets: array[int] = field(default_factory=lambda: array("q"))
-    timestamps: array[int] = field(default_factory=lambda: array("q"))
-    size_bytes: int = 0
-    is_left: bool = False
-    confirmed: int = 0
-    confirmed_positions: dict[int, Position] = field(default_factory=dict)
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is something to give out."""
-        return bool(self.values) or any(state.offset != state.told for state in self.states)
-
-    @property
-    def is_unconfirmed(self) -> bool:
-        return any(self.confirmed_positions.get(state.partition) != state.position for state in self.states)
-
-    @property
-    def is_done(self) -> bool:
-        return all(state.done for state in self.states)
-
-    def confirm(self) -> None:
-        """What has been read so far is the topic's that we know."""
-        self.confirmed = len(self.values)
-        self.confirmed_positions = {state.partition: state.position for state in self.states}
-
-    def cut_unconfirmed(self) -> int:
-        """Forget what may be another topic's: it counts as not read. The bytes that this frees."""
-        count = self.confirmed
-        cut = sum(len(value) for value in self.values[count:] if value)
-        cut += sum(len(key) for key in self.keys[count:] if key) + _RECORD_OVERHEAD_BYTES * (len(self.values) - count)
-        del self.values[count:], self.keys[count:]
-        del self.partitions[count:], self.offsets[count:], self.timestamps[count:]
-        for state in self.states:
-            known = self.confirmed_positions.get(state.partition)
-            state.offset, state.epoch = (known.offset, known.leader_epoch) if known else (state.told, None)
-        self.size_bytes -= cut
-        return cut
-
-    def emptied(self) -> Chunk:
-        """All of it as a chunk; the buffer is empty afterwards."""
-        moved = {state.partition: state.position for state in self.states if state.offset != state.told}
-        frames = FrameBatch(
-            self.topic,
-            self.values,
-            self.keys,
-            np.frombuffer(self.partitions, np.int32) if self.partitions else np.empty(0, np.int32),
-            np.frombuffer(self.offsets, np.int64) if self.offsets else np.empty(0, np.int64),
-            np.frombuffer(self.timestamps, np.int64) if self.timestamps else np.empty(0, np.int64),
-        )
-        for state in self.states:
-            state.told = state.offset
-        self.values, self.keys = [], []
-        self.partitions, self.offsets, self.timestamps = array("i"), array("q"), array("q")
-        self.size_bytes = self.confirmed = 0
-        return Chunk(frames, moved)
-
-
 class _Reader:
     """One reading of a backlog."""
 
@@ -273,10 +126,10 @@ class _Reader:
         self._stall_s = settings.configuration.kafka.stall_s
         self._known_ids = topic_ids
         self._complaints = Complaints()
-        self._buffers: dict[str, _Buffer] = {}
-        self._open: dict[tuple[str, int], _Partition] = {}
+        self._buffers: dict[str, TopicBuffer] = {}
+        self._open: dict[tuple[str, int], PartitionReading] = {}
         self._events: list[Gap | Truncated | TopicGone | TopicRefused] = []
-        self._stuck: list[tuple[_Partition, KafkaError]] = []
+        self._stuck: list[tuple[PartitionReading, KafkaError]] = []
         self._to_pause: list[TopicPartition] = []
         self._size_bytes = 0
         self._largest = 1024
@@ -298,12 +151,12 @@ class _Reader:
 
     def _plan(self, assignments: Mapping[str, Mapping[int, Position]], ends: Mapping[str, Mapping[int, int]]) -> None:
         for topic, positions in assignments.items():
-            buffer = _Buffer(topic)
+            buffer = TopicBuffer(topic)
             for partition, position in positions.items():
                 end = ends.get(topic, {}).get(partition, _NO_END)
                 if position.offset >= end:
                     continue
-                state = _Partition(buffer, partition, position.offset, position.leader_epoch, int(end), position.offset)
+                state = PartitionReading.starting(buffer, partition, position, int(end))
                 buffer.states.append(state)
                 self._open[topic, partition] = state
             if buffer.states:
@@ -367,40 +220,26 @@ class _Reader:
             if offset < state.offset:
                 continue  # fetched before a seek
             if offset < state.end:
-                self._keep(state, message, offset)
+                size_bytes = state.buffer.keep(state, message, offset)
+                self._size_bytes += size_bytes
+                if size_bytes > self._largest:
+                    self._largest = size_bytes
             if offset + 1 >= state.end:
                 self._finish(state, state.end)
 
-    def _keep(self, state: _Partition, message: Message, offset: int) -> None:
-        buffer = state.buffer
-        value, key = message.value(), message.key()
-        kind, timestamp_ms = message.timestamp()
-        buffer.values.append(value)
-        buffer.keys.append(key)
-        buffer.partitions.append(state.partition)
-        buffer.offsets.append(offset)
-        buffer.timestamps.append(timestamp_ms if kind else -1)
-        state.offset = offset + 1
-        state.epoch = message.leader_epoch()
-        payload = (len(value) if value else 0) + (len(key) if key else 0)
-        if payload > self._largest:
-            self._largest = payload
-        buffer.size_bytes += payload + _RECORD_OVERHEAD_BYTES
-        self._size_bytes += payload + _RECORD_OVERHEAD_BYTES
-
-    def _finish(self, state: _Partition, offset: int) -> None:
+    def _finish(self, state: PartitionReading, offset: int) -> None:
         """The partition has been read up to `offset`."""
         state.offset = max(state.offset, offset)
         self._close(state)
 
-    def _close(self, state: _Partition) -> None:
+    def _close(self, state: PartitionReading) -> None:
         """Read no more of the partition."""
         if not state.done:
             state.done = True
             del self._open[state.buffer.topic, state.partition]
             self._to_pause.append(TopicPartition(state.buffer.topic, state.partition))
 
-    def _leave(self, buffer: _Buffer, why: TopicGone | TopicRefused) -> None:
+    def _leave(self, buffer: TopicBuffer, why: TopicGone | TopicRefused) -> None:
         """Read no more of the topic."""
         if not buffer.is_left:
             buffer.is_left = True
@@ -410,7 +249,7 @@ class _Reader:
 
     # What is not a record
 
-    def _hear(self, state: _Partition, message: Message) -> None:
+    def _hear(self, state: PartitionReading, message: Message) -> None:
         error = message.error()
         assert error is not None
         code = error.code()
@@ -428,7 +267,7 @@ class _Reader:
             # not pass ends as a stall, with this as its reason.
             self._complaints(error)
 
-    def _hear_end(self, state: _Partition, message: Message) -> None:
+    def _hear_end(self, state: PartitionReading, message: Message) -> None:
         """No more committed records: the consumer's offset is past markers and aborted ones, too."""
         end: int = message.offset()  # type: ignore[assignment]
         self._finish(state, end)
@@ -455,7 +294,7 @@ class _Reader:
                 going_on.append(state)
         self._go_on(going_on)
 
-    def _settle_history(self, state: _Partition, error: KafkaError, known: Watermarks) -> None:
+    def _settle_history(self, state: PartitionReading, error: KafkaError, known: Watermarks) -> None:
         """The offset is there: with another history, or what is at it cannot be read, or a leader has moved."""
         if _TRUNCATED in error.str():
             agreed = _AGREED_END.search(error.str())
@@ -469,11 +308,11 @@ class _Reader:
             reason = f"partition {state.partition} cannot be read at offset {state.offset}: {error.str()}"
             self._events.append(TopicRefused(state.buffer.topic, reason, remedy=_REPAIR))
 
-    def _truncate(self, state: _Partition, end: int) -> None:
+    def _truncate(self, state: PartitionReading, end: int) -> None:
         self._close(state)
         self._events.append(Truncated(state.buffer.topic, state.partition, state.offset, end))
 
-    def _go_on(self, states: Iterable[_Partition]) -> None:
+    def _go_on(self, states: Iterable[PartitionReading]) -> None:
         """Read the partitions from where they now stand.
 
         Not by a seek, which is refused while a reset is pending; and each partition once, because librdkafka
@@ -508,7 +347,7 @@ class _Reader:
             self._check(buffer, found.get(topic))
         self._confirmed_at = time.monotonic()
 
-    def _confirm(self, buffers: Sequence[_Buffer]) -> None:
+    def _confirm(self, buffers: Sequence[TopicBuffer]) -> None:
         """See that the topics are still the ones that we know: then what has been read so far is theirs."""
         found = self._described([buffer.topic for buffer in buffers if not buffer.is_left])
         for buffer in buffers:
@@ -516,7 +355,7 @@ class _Reader:
                 buffer.confirm()
         self._confirmed_at = time.monotonic()
 
-    def _check(self, buffer: _Buffer, found: str | None) -> bool:
+    def _check(self, buffer: TopicBuffer, found: str | None) -> bool:
         if found is None:
             self._leave(buffer, TopicGone(buffer.topic, "it was deleted, or may not be seen by this user"))
         elif found != buffer.topic_id:
@@ -555,7 +394,7 @@ class _Reader:
                 yield from self._given([self._buffers[event.topic]])
             yield event
 
-    def _largest_buffers(self) -> list[_Buffer]:
+    def _largest_buffers(self) -> list[TopicBuffer]:
         """As few as possible, so that what stays is half of the budget at most."""
         chosen, left = [], self._size_bytes
         for buffer in sorted(self._buffers.values(), key=lambda buffer: -buffer.size_bytes):
@@ -565,7 +404,7 @@ class _Reader:
             left -= buffer.size_bytes
         return chosen
 
-    def _given(self, buffers: Sequence[_Buffer]) -> Iterator[Read]:
+    def _given(self, buffers: Sequence[TopicBuffer]) -> Iterator[Read]:
         self._confirm(buffers)
         for buffer in buffers:
             if buffer.has_news:

@@ -5,6 +5,7 @@ its subject. A component registers all of its topics when it starts, so a topic 
 its first record another. What is not there any more is retired, not forgotten. A read that fails raises: it
 never makes a catalogue with fewer topics. The caller keeps the catalogue (`to_json`) and gives it to the next
 reading, which then costs seconds: all topics are asked for offsets, but the registry only for what may be new.
+One topic of it: `catalogued.py`. What changed: `changes.py`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from typing import Any
 
 from efd_pipelines.errors import DataError, EfdError, NameRejected
 from efd_pipelines.kafka.brokers import Brokers, TopicConfig, TopicInfo, Watermarks
+from efd_pipelines.kafka.catalogued import CatalogueTopic, topic_json, topic_of
+from efd_pipelines.kafka.changes import CatalogueChange, SchemaChange, changes_between
 from efd_pipelines.kafka.registry import Registries
 from efd_pipelines.settings import Settings
-from efd_pipelines.topics.layout import MAX_FLAT_COLUMNS, flat_width
-from efd_pipelines.topics.names import Dataset, Kind, dataset_of
-from efd_pipelines.topics.schemas import TopicSchema, parse_schema, schema_difference
+from efd_pipelines.topics.names import Dataset, dataset_of
+
+__all__ = ["Catalogue", "CatalogueChange", "CatalogueTopic", "SchemaChange", "read_catalogue"]
 
 FORMAT = 1
 _THREADS = 8
@@ -35,149 +38,6 @@ _PARTS = 20
 # is found when its part's turn comes.
 _UNKNOWN_IDS = 16
 _LOOK_AGAIN_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogueTopic:
-    """One topic.
-
-    Args:
-        watermarks: by partition; without those that have had no leader since the topic was first seen.
-        config: None where it was not told.
-        covered: whether the configuration archives it.
-        schema_text: the newest schema of its subject; None where it has none.
-        schema_ids: ids of the newest schema and of those that were the newest at earlier readings.
-        rate_hz: offsets per second since the previous reading; None at the first.
-        problem: why its schema cannot be read.
-        retired_at: when it was found to be gone.
-    """
-
-    topic: str
-    dataset: Dataset
-    topic_id: str
-    partitions: tuple[int, ...]
-    watermarks: Mapping[int, Watermarks]
-    config: TopicConfig | None
-    covered: bool
-    value_format: str
-    schema_text: str | None = None
-    schema_version: int | None = None
-    schema_ids: tuple[int, ...] = ()
-    rate_hz: float | None = None
-    problem: str | None = None
-    retired_at: datetime | None = None
-
-    @property
-    def component(self) -> str:
-        return self.dataset.component
-
-    @property
-    def kind(self) -> Kind:
-        return self.dataset.kind
-
-    @property
-    def schema(self) -> TopicSchema | None:
-        return None if self.schema_text is None else parse_schema(self.schema_text)
-
-    @property
-    def columns(self) -> int:
-        """How many columns its messages have in the archive; 0 without a schema."""
-        schema = self.schema
-        if schema is None:
-            return 0
-        width = flat_width(schema)
-        return width if width <= MAX_FLAT_COLUMNS else len(schema.fields)
-
-    @property
-    def has_records(self) -> bool:
-        """Whether a record ever came; it may have expired since."""
-        return any(marks.high > 0 for marks in self.watermarks.values())
-
-    @property
-    def records(self) -> int:
-        """Records that Kafka has now, at most: compaction and transactions leave holes."""
-        return sum(marks.high - marks.low for marks in self.watermarks.values())
-
-    @property
-    def _written(self) -> int:
-        return sum(marks.high for marks in self.watermarks.values())
-
-
-@dataclass(frozen=True, slots=True)
-class SchemaChange:
-    """A topic whose newest schema is another one; `lines` say how, one a field."""
-
-    topic: CatalogueTopic
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogueChange:
-    """What one reading found different from an earlier one. Without an earlier one, everything is new.
-
-    Args:
-        first_records: topics whose first record has come, new ones with records included.
-        removed: topics that are gone, as they were.
-        recreated: topics that were deleted and created again.
-        uncovered: new topics, and topics newly excluded, that the configuration does not archive.
-    """
-
-    new_topics: tuple[CatalogueTopic, ...] = ()
-    new_components: tuple[str, ...] = ()
-    first_records: tuple[CatalogueTopic, ...] = ()
-    schema_changes: tuple[SchemaChange, ...] = ()
-    removed: tuple[CatalogueTopic, ...] = ()
-    removed_components: tuple[str, ...] = ()
-    recreated: tuple[CatalogueTopic, ...] = ()
-    more_partitions: tuple[CatalogueTopic, ...] = ()
-    uncovered: tuple[CatalogueTopic, ...] = ()
-
-    def __bool__(self) -> bool:
-        return any(getattr(self, name) for name in self.__slots__)
-
-    def components(self) -> list[str]:
-        """The components that something changed of, sorted."""
-        changed = [topic.component for topics in self._by_topic() for topic in topics]
-        return sorted({*changed, *self.new_components, *self.removed_components})
-
-    def of(self, component: str) -> CatalogueChange:
-        """What changed of one component."""
-        new, first, removed, recreated, more, uncovered, _ = (
-            tuple(topic for topic in topics if topic.component == component) for topics in self._by_topic()
-        )
-        return CatalogueChange(
-            new_topics=new,
-            new_components=tuple(name for name in self.new_components if name == component),
-            first_records=first,
-            schema_changes=tuple(change for change in self.schema_changes if change.topic.component == component),
-            removed=removed,
-            removed_components=tuple(name for name in self.removed_components if name == component),
-            recreated=recreated,
-            more_partitions=more,
-            uncovered=uncovered,
-        )
-
-    def lines(self) -> list[str]:
-        """What happened as people read it: a line a kind of change, and one for each field of a changed schema."""
-        said = [f"component {name} is new" for name in self.new_components]
-        said += [f"component {name} is gone" for name in self.removed_components]
-        for topics, what in (
-            (self.new_topics, "new"),
-            (self.first_records, "sent their first record"),
-            (self.removed, "gone"),
-            (self.recreated, "deleted and created again"),
-            (self.more_partitions, "got more partitions"),
-            (self.uncovered, "not covered by the configuration"),
-        ):
-            if topics:
-                said.append(f"{len(topics)} topics {what}: {_listed([topic.dataset.text for topic in topics])}")
-        for change in self.schema_changes:
-            said += [f"{change.topic.dataset}: {line}" for line in change.lines]
-        return said
-
-    def _by_topic(self) -> Iterable[Sequence[CatalogueTopic]]:
-        yield from (self.new_topics, self.first_records, self.removed, self.recreated)
-        yield from (self.more_partitions, self.uncovered, [change.topic for change in self.schema_changes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,29 +66,8 @@ class Catalogue:
         return [topic for topic in self.topics if topic.component == component]
 
     def difference(self, previous: Catalogue | None) -> CatalogueChange:
-        """What is different from an earlier reading."""
-        before = {topic.topic: topic for topic in previous.topics} if previous else {}
-        now = {topic.topic: topic for topic in self.topics}
-        both = [(before[name], topic) for name, topic in now.items() if name in before]
-        new = [topic for name, topic in now.items() if name not in before]
-        old_components = set(previous.components()) if previous else set()
-        return CatalogueChange(
-            new_topics=tuple(new),
-            new_components=tuple(sorted(set(self.components()) - old_components)),
-            first_records=tuple(
-                [topic for topic in new if topic.has_records]
-                + [topic for old, topic in both if topic.has_records and not _had_records(old, topic)]
-            ),
-            schema_changes=tuple(change for old, topic in both if (change := _schema_change(old, topic))),
-            removed=tuple(topic for name, topic in before.items() if name not in now),
-            removed_components=tuple(sorted(old_components - set(self.components()))),
-            recreated=tuple(topic for old, topic in both if old.topic_id != topic.topic_id),
-            more_partitions=tuple(topic for old, topic in both if len(topic.partitions) > len(old.partitions)),
-            uncovered=tuple(
-                [topic for topic in new if not topic.covered]
-                + [topic for old, topic in both if old.covered and not topic.covered]
-            ),
-        )
+        """What is different from an earlier reading; without one, everything is new."""
+        return changes_between(previous.topics if previous else (), self.topics)
 
     def to_json(self) -> str:
         """All of it as one JSON document; some 0.3 kB a topic."""
@@ -238,8 +77,8 @@ class Catalogue:
             "format": FORMAT,
             "read_at": self.read_at.isoformat(),
             "cluster_id": self.cluster_id,
-            "topics": [_topic_json(topic, places) for topic in self.topics],
-            "retired": [_topic_json(topic, places) for topic in self.retired],
+            "topics": [topic_json(topic, places) for topic in self.topics],
+            "retired": [topic_json(topic, places) for topic in self.retired],
             "rejected": dict(self.rejected),
             "highest_ids": dict(self.highest_ids),
             "part": self.part,
@@ -263,8 +102,8 @@ class Catalogue:
             return cls(
                 read_at=datetime.fromisoformat(document["read_at"]),
                 cluster_id=document["cluster_id"],
-                topics=tuple(_topic_of(topic, texts) for topic in document["topics"]),
-                retired=tuple(_topic_of(topic, texts) for topic in document["retired"]),
+                topics=tuple(topic_of(topic, texts) for topic in document["topics"]),
+                retired=tuple(topic_of(topic, texts) for topic in document["retired"]),
                 rejected=document["rejected"],
                 highest_ids=document["highest_ids"],
                 part=document["part"],
@@ -475,65 +314,7 @@ def _subject(topic: CatalogueTopic, subjects: frozenset[str]) -> str | None:
     return next((subject for subject in candidates if subject in subjects), None)
 
 
-def _had_records(old: CatalogueTopic, new: CatalogueTopic) -> bool:
-    return old.has_records and old.topic_id == new.topic_id
-
-
-def _schema_change(old: CatalogueTopic, new: CatalogueTopic) -> SchemaChange | None:
-    if old.schema_text == new.schema_text or old.schema is None or new.schema is None:
-        return None
-    lines = schema_difference(old.schema, new.schema)
-    return SchemaChange(new, tuple(lines)) if lines else None
-
-
 def _rate(old: CatalogueTopic, new: CatalogueTopic, seconds: float) -> float | None:
     if old.topic_id != new.topic_id or seconds <= 0:
         return None
-    return max(0, new._written - old._written) / seconds
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _topic_json(topic: CatalogueTopic, places: Mapping[str, int]) -> dict[str, Any]:
-    config = topic.config
-    return {
-        "topic": topic.topic,
-        "dataset": topic.dataset.text,
-        "topic_id": topic.topic_id,
-        "partitions": topic.partitions,
-        "watermarks": [[partition, marks.low, marks.high] for partition, marks in topic.watermarks.items()],
-        "config": config
-        and [config.cleanup_policy, config.retention_ms, config.timestamp_type, config.max_message_bytes],
-        "covered": topic.covered,
-        "value_format": topic.value_format,
-        "schema": None if topic.schema_text is None else places[topic.schema_text],
-        "schema_version": topic.schema_version,
-        "schema_ids": topic.schema_ids,
-        "rate_hz": topic.rate_hz,
-        "problem": topic.problem,
-        "retired_at": topic.retired_at and topic.retired_at.isoformat(),
-    }
-
-
-def _topic_of(document: Mapping[str, Any], texts: Sequence[str]) -> CatalogueTopic:
-    config = document["config"]
-    retired_at = document["retired_at"]
-    return CatalogueTopic(
-        topic=document["topic"],
-        dataset=Dataset.parse(document["dataset"]),
-        topic_id=document["topic_id"],
-        partitions=tuple(document["partitions"]),
-        watermarks={partition: Watermarks(low, high) for partition, low, high in document["watermarks"]},
-        config=TopicConfig(*config) if config else None,
-        covered=document["covered"],
-        value_format=document["value_format"],
-        schema_text=None if document["schema"] is None else texts[document["schema"]],
-        schema_version=document["schema_version"],
-        schema_ids=tuple(document["schema_ids"]),
-        rate_hz=document["rate_hz"],
-        problem=document["problem"],
-        retired_at=datetime.fromisoformat(retired_at) if retired_at else None,
-    )
+    return max(0, new.written - old.written) / seconds

@@ -1,0 +1,197 @@
+"""Chunks: what reading a backlog gives, and the buffers in which it collects.
+
+`Read` is everything that a reading may say: frames with the positions that they move, and what could not be
+read. Who reads: `backlog.py`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+import numpy as np
+from confluent_kafka import Message, TopicPartition
+
+from efd_pipelines.kafka.frames import FrameBatch
+
+# What a buffered record costs beside its bytes: two objects, their places in lists, offset and time stamp.
+_RECORD_OVERHEAD_BYTES = 140
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The next offset to read, and the leader epoch of what was read before it (None: not known)."""
+
+    offset: int
+    leader_epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Frames of one topic, possibly none, and the new position of each partition that moved since the last chunk."""
+
+    frames: FrameBatch
+    positions: dict[int, Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Records that Kafka no longer has or cannot read, from `first` to before `end`; reading goes on at `end`.
+
+    It is given before the chunk whose position passes it.
+    """
+
+    topic: str
+    partition: int
+    first: int
+    end: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """A partition whose log ends before the position, or has another history up to it. It is not read.
+
+    `end` is the offset up to which the log agrees, or the log's end.
+    """
+
+    topic: str
+    partition: int
+    position: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicGone:
+    """A topic that was deleted, or deleted and created again, while or before it was read. It is not read further."""
+
+    topic: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRefused:
+    """A topic, or one partition of it, that the brokers do not let us read, or cannot give. It is not read further."""
+
+    topic: str
+    reason: str
+    remedy: str = "Ask for the right to read the topic (ACL of this user)."
+
+
+Read = Chunk | Gap | Truncated | TopicGone | TopicRefused
+
+
+@dataclass(slots=True, eq=False)
+class PartitionReading:
+    """How far one partition has been read.
+
+    `told` is the offset of the last position that was given out, `stuck` that what stands at `offset` cannot be read
+    and must be settled first, `attempts` how often that was tried at `attempted_at`.
+    """
+
+    buffer: TopicBuffer
+    partition: int
+    offset: int
+    epoch: int | None
+    end: int
+    told: int
+    done: bool = False
+    stuck: bool = False
+    attempts: int = 0
+    attempted_at: int = -1
+
+    @classmethod
+    def starting(cls, buffer: TopicBuffer, partition: int, position: Position, end: int) -> PartitionReading:
+        return cls(buffer, partition, position.offset, position.leader_epoch, end, told=position.offset)
+
+    @property
+    def position(self) -> Position:
+        return Position(self.offset, self.epoch)
+
+    @property
+    def place(self) -> TopicPartition:
+        if self.epoch is None:
+            return TopicPartition(self.buffer.topic, self.partition, self.offset)
+        return TopicPartition(self.buffer.topic, self.partition, self.offset, leader_epoch=self.epoch)
+
+
+@dataclass(slots=True, eq=False)
+class TopicBuffer:
+    """Records of one topic that have been read and not yet given out; the first `confirmed` are surely the topic's."""
+
+    topic: str
+    topic_id: str = ""
+    states: list[PartitionReading] = field(default_factory=list)
+    values: list[bytes | None] = field(default_factory=list)
+    keys: list[bytes | None] = field(default_factory=list)
+    partitions: array[int] = field(default_factory=lambda: array("i"))
+    offsets: array[int] = field(default_factory=lambda: array("q"))
+    timestamps: array[int] = field(default_factory=lambda: array("q"))
+    size_bytes: int = 0
+    is_left: bool = False
+    confirmed: int = 0
+    confirmed_positions: dict[int, Position] = field(default_factory=dict)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to give out."""
+        return bool(self.values) or any(state.offset != state.told for state in self.states)
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        return any(self.confirmed_positions.get(state.partition) != state.position for state in self.states)
+
+    @property
+    def is_done(self) -> bool:
+        return all(state.done for state in self.states)
+
+    def keep(self, state: PartitionReading, message: Message, offset: int) -> int:
+        """Add a record; how many bytes it takes, and its places."""
+        value, key = message.value(), message.key()
+        kind, timestamp_ms = message.timestamp()
+        self.values.append(value)
+        self.keys.append(key)
+        self.partitions.append(state.partition)
+        self.offsets.append(offset)
+        self.timestamps.append(timestamp_ms if kind else -1)
+        state.offset = offset + 1
+        state.epoch = message.leader_epoch()
+        size_bytes = (len(value) if value else 0) + (len(key) if key else 0) + _RECORD_OVERHEAD_BYTES
+        self.size_bytes += size_bytes
+        return size_bytes
+
+    def confirm(self) -> None:
+        """What has been read so far is the topic's that we know."""
+        self.confirmed = len(self.values)
+        self.confirmed_positions = {state.partition: state.position for state in self.states}
+
+    def cut_unconfirmed(self) -> int:
+        """Forget what may be another topic's: it counts as not read. The bytes that this frees."""
+        count = self.confirmed
+        cut = sum(len(value) for value in self.values[count:] if value)
+        cut += sum(len(key) for key in self.keys[count:] if key) + _RECORD_OVERHEAD_BYTES * (len(self.values) - count)
+        del self.values[count:], self.keys[count:]
+        del self.partitions[count:], self.offsets[count:], self.timestamps[count:]
+        for state in self.states:
+            known = self.confirmed_positions.get(state.partition)
+            state.offset, state.epoch = (known.offset, known.leader_epoch) if known else (state.told, None)
+        self.size_bytes -= cut
+        return cut
+
+    def emptied(self) -> Chunk:
+        """All of it as a chunk; the buffer is empty afterwards."""
+        moved = {state.partition: state.position for state in self.states if state.offset != state.told}
+        frames = FrameBatch(
+            self.topic,
+            self.values,
+            self.keys,
+            np.frombuffer(self.partitions, np.int32) if self.partitions else np.empty(0, np.int32),
+            np.frombuffer(self.offsets, np.int64) if self.offsets else np.empty(0, np.int64),
+            np.frombuffer(self.timestamps, np.int64) if self.timestamps else np.empty(0, np.int64),
+        )
+        for state in self.states:
+            state.told = state.offset
+        self.values, self.keys = [], []
+        self.partitions, self.offsets, self.timestamps = array("i"), array("q"), array("q")
+        self.size_bytes = self.confirmed = 0
+        return Chunk(frames, moved)
