@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from efd_pipelines.cli.answers import print_facts, print_json
+from efd_pipelines.cli.answers import print_facts, print_json, size
 from efd_pipelines.cli.options import AsJson, TierName, example
 from efd_pipelines.cli.progress import Gauge
 
@@ -57,8 +57,17 @@ def export(
             out=out,
             progress=gauge.step,
         )
-    document = result.to_json()
     if as_json:
-        print_json(document)
-    else:
-        print_facts(document)
+        print_json(result.to_json())
+        return
+    print_facts(
+        {
+            "rows": result.rows,
+            "size": size(result.bytes),
+            "files": result.files,
+            "manifest": result.manifest,
+            "made": "now" if result.made else "before: the archive has nothing newer for it",
+        }
+    )
+    for line in (*result.directories, *result.notes):
+        print(line)
