@@ -233,10 +233,11 @@ class _Drainer:
             if isinstance(item, Chunk):
                 waiting.append(item)
                 waiting_bytes += item.frames.size_bytes
-                if waiting_bytes > budget // 4 or len(waiting) >= _BATCH_CHUNKS:
-                    self._archive_chunks(waiting, rows)
-                    waiting, waiting_bytes = [], 0
-            else:
+            if not isinstance(item, Chunk) or waiting_bytes > budget // 4 or len(waiting) >= _BATCH_CHUNKS:
+                self._archive_chunks(waiting, rows)
+                waiting, waiting_bytes = [], 0
+            if not isinstance(item, Chunk):
+                # After the chunks before it: a truncation ends the source that they belong to.
                 self._hear(item)
         self._archive_chunks(waiting, rows)
 
@@ -342,30 +343,32 @@ class _Drainer:
         for chunk in chunks:
             intake = self._intakes[chunk.frames.topic]
             if intake.topic in self._failed:
-                break
+                continue
             try:
                 done = self._archive_chunk(intake, chunk)
             except (StoreUnavailable, RegistryUnavailable):
                 raise
             except EfdError as error:
                 self._fail(intake.topic, error.message, error.remedy)
-                break
+                continue
             except Exception as error:
                 # One topic's surprise must not keep the others from the archive; the drain ends with an error.
                 _log.exception("archiving %s failed", intake.topic)
                 detail = f"{type(error).__name__}: {error}"
                 self._fail(intake.topic, detail, "Report it with the log; its records stay in Kafka meanwhile.")
-                break
+                continue
             if done is not None:
                 made.append((intake.dataset, *done))
         return made
 
     def _archive_chunk(self, intake: Intake, chunk: Chunk) -> tuple[Commit, Encoded, int, int] | None:
         """One commit of one chunk; None where another writer has archived all of it."""
+        starts = intake.take(chunk.positions)
         for attempt in range(_ATTEMPTS):
             time.sleep(min(1.0, 0.02 * 2**attempt) if attempt else 0.0)
             if intake.snapshot is None or attempt:
                 intake.adopt(open_table(self._archive.store, intake.relative))
+            intake.check_follows(starts)
             frames, transactions = _what_is_new(intake, chunk)
             if not transactions:
                 intake.gaps.clear()

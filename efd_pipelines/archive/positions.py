@@ -16,6 +16,7 @@ from efd_pipelines.archive.encoding import Encoded
 from efd_pipelines.archive.ledger import RAW, relative_of
 from efd_pipelines.archive.slices import SliceUnit, choose_unit
 from efd_pipelines.archive.tables import TableSnapshot
+from efd_pipelines.errors import ArchiveError
 from efd_pipelines.kafka.backlog import Position
 from efd_pipelines.kafka.brokers import Brokers, Watermarks
 from efd_pipelines.topics.layout import Arrays, Column
@@ -75,6 +76,7 @@ class Intake:
     snapshot: TableSnapshot | None = None
     positions: dict[str, int] = field(default_factory=dict)
     sources: dict[int, Source] = field(default_factory=dict)
+    read_to: dict[int, int] = field(default_factory=dict)
     gaps: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -111,6 +113,26 @@ class Intake:
             if reached is not None:
                 self.positions[source.app_id(partition)] = reached
         return snapshot
+
+    def take(self, positions: Mapping[int, Position]) -> dict[int, int]:
+        """Where the chunk that ends at `positions` begins, by partition; chunks come in their order."""
+        starts = {partition: self.read_to[partition] for partition in positions}
+        self.read_to.update({partition: position.offset for partition, position in positions.items()})
+        return starts
+
+    def check_follows(self, starts: Mapping[int, int]) -> None:
+        """Refuses a chunk before which something was read and not archived: its commit would hide the hole.
+
+        Raises:
+            ArchiveError: there is a hole.
+        """
+        for partition, start in starts.items():
+            reached = self.reached(self.sources[partition].app_id(partition))
+            if start > (self.watermarks[partition].low if reached is None else reached):
+                raise ArchiveError(
+                    f"{self.topic}, partition {partition}: offsets before {start} were read and not archived",
+                    remedy="Run again: reading goes on at the archive's position.",
+                )
 
     def release(self) -> None:
         """Lets go of the table, whose schema may take megabytes; its positions stay known, as they were."""
@@ -262,6 +284,7 @@ def opened_sources(
     positions, ends = {}, {}
     for intake in intakes:
         positions[intake.topic] = {partition: intake.position(partition) for partition in intake.watermarks}
+        intake.read_to = {partition: position.offset for partition, position in positions[intake.topic].items()}
         ends[intake.topic] = {partition: marks.high for partition, marks in intake.watermarks.items()}
     return positions, ends
 
