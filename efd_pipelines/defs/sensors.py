@@ -15,7 +15,7 @@ from efd_pipelines.defs import jobs
 from efd_pipelines.defs.archive import due_topics, raw_archive
 from efd_pipelines.defs.events import RAW, figures, untold
 from efd_pipelines.defs.failures import explained
-from efd_pipelines.defs.sources import discovered, keep
+from efd_pipelines.defs.sources import discovered_within, keep
 from efd_pipelines.errors import SettingsError
 from efd_pipelines.partitions import COMPONENTS, component_key, known_components
 from efd_pipelines.resources import Deployment
@@ -28,6 +28,9 @@ LATEST_S = 3600.0
 
 RETRY_S = 600.0
 """How long after a run failed the next one is requested: its cause is seldom gone at once."""
+
+BUDGET_S = 25.0
+"""How long a tick may wait for the catalogue; Dagster ends one that takes 60 s. What takes longer is a run."""
 
 _CLOCK_SKEW_S = 5.0
 _DAY_S = 86_400.0
@@ -45,7 +48,7 @@ _SUCCEEDED = [dg.DagsterRunStatus.SUCCESS]
 
 @dg.sensor(
     name="discover",
-    job=jobs.drain,
+    jobs=[jobs.drain, jobs.discover],
     minimum_interval_seconds=120,
     default_status=_ON,
     description="Finds new topics and components, adds partitions, tells what changed, has first records archived.",
@@ -62,7 +65,11 @@ def discover(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.
 
 
 def _discover(instance: dg.DagsterInstance, archive: "Archive") -> dg.SensorResult:
-    found = discovered(instance, archive)
+    if in_progress(instance, "discover"):
+        return dg.SensorResult(skip_reason="A run of `discover` is under way.")
+    found = discovered_within(instance, archive, BUDGET_S)
+    if found is None:
+        return dg.SensorResult(run_requests=[dg.RunRequest(job_name="discover")])
     known = set(known_components(instance))
     new = [component_key(component) for component in found.catalogue.components() if component not in known]
     # Kept before Dagster has recorded the events: where it fails to, the data versions tell them at the next tick.
@@ -105,6 +112,7 @@ def drain_requests(instance: dg.DagsterInstance, due: Collection[str]) -> dg.Sen
     busy = {group for group in due if in_progress(instance, "drain", {jobs.DRAIN_GROUP: group})}
     requests = [
         dg.RunRequest(
+            job_name="drain",
             run_config={"ops": {"drain_backlog": {"config": {"group": group}}}},
             tags={jobs.DRAIN_GROUP: group},
         )

@@ -7,7 +7,8 @@ stands in its events, as the data version of each component, so what a run that 
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -135,13 +136,14 @@ class Discovery:
     """What discovery found: `changed` are the components of whose topics Dagster knows another state."""
 
     catalogue: "Catalogue"
+    topics: Mapping[str, Sequence["CatalogueTopic"]]
     change: "CatalogueChange"
     changed: tuple[str, ...]
     configuration: Configuration
 
     def version(self, component: str) -> str:
         """The data version of a component's topics: the same while nothing but their records and rates changes."""
-        return version_of(self.catalogue.of(component))
+        return version_of(self.topics.get(component, ()))
 
     def events(self) -> Iterator[dg.AssetMaterialization]:
         for component in self.changed:
@@ -154,7 +156,7 @@ class Discovery:
 
     def metadata(self, component: str) -> Metadata:
         """The topics and fields of a component as tables, and what changed in words."""
-        topics = self.catalogue.of(component)
+        topics = self.topics.get(component, ())
         retired = [topic.dataset.text for topic in self.catalogue.retired if topic.component == component]
         rows = [_topic(topic, self.configuration) for topic in topics]
         fields = [row for topic in topics for row in _fields(topic)]
@@ -184,12 +186,36 @@ def discovered(instance: dg.DagsterInstance, archive: "Archive") -> Discovery:
     from efd_pipelines.kafka.catalogue import read_catalogue
 
     previous = kept(archive)
-    catalogue = read_catalogue(archive.settings, previous)
+    return _discovery(instance, archive, previous, read_catalogue(archive.settings, previous))
+
+
+def discovered_within(instance: dg.DagsterInstance, archive: "Archive", seconds: float) -> Discovery | None:
+    """The same, or None where not everything was answered in time.
+
+    When the observatory deploys a release, thousands of schemas are new at once: more than a tick may take. The
+    reading that is given up ends by itself.
+    """
+    from efd_pipelines.kafka.catalogue import read_catalogue
+
+    previous = kept(archive)
+    reader = ThreadPoolExecutor(1)
+    reading = reader.submit(read_catalogue, archive.settings, previous)
+    reader.shutdown(wait=False)
+    try:
+        return _discovery(instance, archive, previous, reading.result(seconds))
+    except TimeoutError:
+        return None
+
+
+def _discovery(
+    instance: dg.DagsterInstance, archive: "Archive", previous: "Catalogue | None", catalogue: "Catalogue"
+) -> Discovery:
+    topics: dict[str, list[CatalogueTopic]] = {topic.component: [] for topic in catalogue.retired}
+    for topic in catalogue.topics:
+        topics.setdefault(topic.component, []).append(topic)
     known = known_versions(instance)
-    before = {topic.component for topic in catalogue.retired}
-    components = sorted({*catalogue.components(), *before})
-    changed = [name for name in components if known.get(component_key(name)) != version_of(catalogue.of(name))]
-    return Discovery(catalogue, catalogue.difference(previous), tuple(changed), archive.settings.configuration)
+    changed = tuple(name for name in sorted(topics) if known.get(component_key(name)) != version_of(topics[name]))
+    return Discovery(catalogue, topics, catalogue.difference(previous), changed, archive.settings.configuration)
 
 
 def known_versions(instance: dg.DagsterInstance) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from unittest import mock
@@ -241,6 +242,20 @@ class TestDiscover:
         assert kept(archive) is not None
         assert self.told(ticking(sensors.discover, instance)()) == ["ESS"]
         assert known_components(instance) == ["ESS"]
+
+    def test_what_takes_longer_than_a_tick_may_is_left_to_a_run(
+        self, tick: Tick, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        over = threading.Event()
+        monkeypatch.setattr("efd_pipelines.kafka.catalogue.read_catalogue", lambda settings, previous: over.wait(30))
+        monkeypatch.setattr(sensors, "BUDGET_S", 0.05)
+        try:
+            (request,) = tick().run_requests or []
+        finally:
+            over.set()
+        assert request.job_name == "discover"
+        a_run(instance, "discover", Status.STARTED)
+        assert "under way" in str(tick().skip_reason)
 
     def test_a_catalogue_that_cannot_be_read_is_read_anew(
         self, tick: Tick, brokers_have: Callable[[Catalogue], None], archive: Archive
