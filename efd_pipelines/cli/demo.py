@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import sys
 import time
@@ -128,7 +129,8 @@ def _print_started(running: Dev, as_json: bool) -> None:
 
 
 def _teller() -> Callable[[str], None]:
-    """Lines on stderr, each with the time since the beginning."""
+    """Lines on stderr, each with the time since the beginning; what is being installed is told too."""
+    logging.getLogger("efd_pipelines.servers").setLevel(logging.INFO)
     began = time.monotonic()
 
     def tell(line: str) -> None:

@@ -29,8 +29,10 @@ _TELL_EVERY_S = 5.0
 Tell = Callable[[str], None]
 """Is told in a line what is being done or was done."""
 
-_STEP = re.compile(r" - (?P<step>\w+) - (?P<what>STEP_START|STEP_FAILURE)\b")
-_COUNT = re.compile(r" - INFO - main - \S+ - \w+ - (?P<count>[\d,]+ of [\d,]+ .+)$")
+_EVENT = re.compile(r"\d{4}-\d\d-\d\d \S+ \S+ - dagster - (?P<rest>.*)")
+_BEGUN = re.compile(r" - (?P<step>\w+) - STEP_START - ")
+_FAILED = re.compile(r" - STEP_FAILURE - ")
+_COUNT = re.compile(r"^INFO - .* - (?P<count>[\d,]+ of [\d,]+ .+)$")
 _STEPS = {
     "discover_topics": "Looking what topics there are",
     "drain_whole_backlog": "Archiving the backlog, exactly once",
@@ -133,29 +135,35 @@ class _Steps:
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
-        self._failing = False
-        self._failure: list[str] = []
+        self._is_reason = False
+        self._reason: list[str] = []
         self._last = ""
 
     def hear(self, line: str) -> None:
-        step = _STEP.search(line)
-        count = _COUNT.search(line)
+        """Takes one line."""
+        self._last = line.strip() or self._last
+        event = _EVENT.match(line)
+        if event is not None:
+            self._hear_event(event["rest"])
+        elif line.startswith("Stack Trace:"):
+            self._is_reason = False
+        elif self._is_reason and line.strip():
+            self._reason.append(line.strip())
+
+    def _hear_event(self, rest: str) -> None:
+        begun, count, failed = (pattern.search(rest) for pattern in (_BEGUN, _COUNT, _FAILED))
+        if begun is not None:
+            self._tell(f"  {_STEPS.get(begun['step'], begun['step'])}")
         if count is not None:
             self._tell(f"    {count['count']}")
-        elif step is not None and step["what"] == "STEP_START":
-            self._tell(f"  {_STEPS.get(step['step'], step['step'])}")
-        elif step is not None:
-            self._failing = not self._failure
-        elif line.startswith("Stack Trace:"):
-            self._failing = False
-        elif self._failing and line.strip():
-            self._failure.append(line.strip())
-        self._last = line.strip() or self._last
+        # The reason of the first failure stands below its line, without the mark of a line of its own.
+        self._is_reason = failed is not None and not self._reason
 
     @property
     def reason(self) -> str:
-        """The innermost error of the step that failed first; Dagster tells its own before it."""
-        return " ".join(self._failure[1:] or self._failure) or self._last or "it said nothing"
+        """Why the step that failed first did; Dagster's own words for it, which come before, say nothing."""
+        reason = [line for line in self._reason if not line.startswith("dagster.")]
+        return " ".join(reason or self._reason) or self._last or "it said nothing"
 
 
 def _archived(site: Site) -> tuple[int, int]:

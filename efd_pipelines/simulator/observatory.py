@@ -176,6 +176,9 @@ def run_observatory(
     taken, unwritten, total = 0, list[Exposure](), 0
     with SalProducer(settings, cluster) as producer:
         producer.prepare(announced)
+        if exposures:
+            # The table is there before its first exposure is, as it is at the observatory.
+            _write(settings, consdb_url, producer, [])
         start = start or datetime.now(UTC)
         pace = Pace(speed, anchor_us=microseconds(start))
         for series in observatory.blocks(start, seconds):

@@ -204,3 +204,12 @@ def test_the_installed_command_prints_one_document_and_nothing_else(shell: Shell
 
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == []
+
+
+def test_a_moment_without_exposures_joins_none(shell: Shell) -> None:
+    produced = shell.json("simulate", "observatory", "--seconds", "1", "--rate", "0.05", "--exposures")
+    shell.json("archive", "run")
+
+    joined = shell.json("exposures", "run", "lsstcam")
+
+    assert produced["exposures"] == joined["exposures"] == 0

@@ -24,6 +24,24 @@ def test_beginnings_and_counts_are_told() -> None:
     assert told == ["  Archiving the backlog, exactly once", "    16,800 of 173,365 records"]
 
 
+def test_a_failure_for_people_is_told_as_it_is() -> None:
+    _, reason = heard(
+        BEGINS,
+        FAILS,
+        "",
+        "The brokers at 127.0.0.1:1 did not answer.",
+        "What to do: Check EFD_KAFKA_BOOTSTRAP.",
+        "",
+        COUNTS.replace("16,800 of 173,365 records", "Dependencies for step b failed. Not executing."),
+        FAILS.replace("STEP_FAILURE", "RUN_FAILURE"),
+        "",
+        "The brokers at 127.0.0.1:1 did not answer.",
+        "Error: Run 6f7074bd resulted in failure.",
+    )
+
+    assert reason == "The brokers at 127.0.0.1:1 did not answer. What to do: Check EFD_KAFKA_BOOTSTRAP."
+
+
 def test_the_reason_is_that_of_the_first_failure_without_the_stack() -> None:
     _, reason = heard(
         BEGINS,
