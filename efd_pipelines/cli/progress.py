@@ -60,29 +60,25 @@ class Gauge:
 
 def _bar(unit: str) -> Progress:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
     from rich.text import Text
 
-    class Rate(ProgressColumn):
+    class Count(ProgressColumn):
+        """How much, of how much, how fast."""
+
         def render(self, task: Task) -> Text:
-            return Text("" if task.speed is None else f"{task.speed:,.0f} {unit}/s")
+            of = f" of {task.total:,.0f}" if task.total else ""
+            rate = f", {task.speed:,.0f}/s" if task.speed and task.speed >= 1 else ""
+            return Text(f"{task.completed:,.0f}{of} {unit}{rate}")
 
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit, markup=False),
-        Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=16),
+        Count(Column(no_wrap=True)),
+        TimeElapsedColumn(Column(no_wrap=True)),
+        TextColumn("left", style="dim"),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
         console=Console(stderr=True, highlight=False),
         transient=True,
     )
