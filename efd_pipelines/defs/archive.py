@@ -65,7 +65,7 @@ def partitions_of(context: dg.AssetExecutionContext) -> list[ComponentWeek]:
 def raw_archive(context: dg.AssetExecutionContext, deployment: Deployment) -> dg.MaterializeResult[Any]:
     """Every record that Kafka delivered, decoded, by component and week (Monday 00:00 UTC to the next).
 
-    **Is last night archived?** The check `last_night` below says so for all components. For one component: open its
+    **Is last night archived?** The check `last_night` (tab Checks) says so for all components. For one: open its
     partition of this week; `last_record` is the newest record, `lag_s` its age, `changed_at` the last time that
     something was added. Records are archived within minutes by the job `drain`, which the sensor of that name starts.
 
