@@ -4,11 +4,13 @@ Four questions that cost seconds, of the ledger and the brokers: `archive/audit.
 deep audit, which reads every file, is `efd archive verify --deep`.
 """
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from efd_pipelines.defs.archive import raw_archive
 from efd_pipelines.defs.failures import explained
@@ -25,7 +27,11 @@ GRACE = timedelta(hours=2)
 """How long after a night its last records may take: the slow class of topics is read every hour."""
 
 RECENT = timedelta(days=7)
+HOUR_S = 3600.0
+CHECKS = ("last_night", "no_gaps", "no_dead_letters", "every_record_once")
+
 _ROWS_SHOWN = 100
+_EVALUATED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
 
 def _spec(name: str, description: str) -> dg.AssetCheckSpec:
@@ -61,6 +67,9 @@ def archive_checks(context: dg.AssetCheckExecutionContext, deployment: Deploymen
     from efd_pipelines.archive.audit import gaps, verify
     from efd_pipelines.archive.backlog import backlog
 
+    if "dagster/backfill" in context.run.tags and len(known := answered(context.instance)) == len(CHECKS):
+        yield from known
+        return
     with explained():
         archive = deployment.archive()
         now = datetime.now(UTC)
@@ -68,6 +77,27 @@ def archive_checks(context: dg.AssetCheckExecutionContext, deployment: Deploymen
         yield no_gaps(gaps(archive), now)
         yield no_dead_letters(archive, now)
         yield every_record_once(verify(archive))
+
+
+def answered(instance: dg.DagsterInstance) -> list[dg.AssetCheckResult]:
+    """The answers of the last hour. Dagster asks with every run of a backfill, thousands of times the same."""
+    found = []
+    for name in CHECKS:
+        key = dg.AssetCheckKey(raw_archive.key, name)
+        for record in instance.event_log_storage.get_asset_check_execution_history(key, 1, status=_EVALUATED):
+            event = record.event.dagster_event if record.event else None
+            if event is not None and record.create_timestamp > time.time() - HOUR_S:
+                told = event.asset_check_evaluation_data
+                found.append(
+                    dg.AssetCheckResult(
+                        check_name=name,
+                        passed=told.passed,
+                        severity=told.severity,
+                        description=told.description,
+                        metadata=told.metadata,
+                    )
+                )
+    return found
 
 
 def last_night(waiting: list["Backlog"], now: datetime) -> dg.AssetCheckResult:
