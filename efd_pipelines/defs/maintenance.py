@@ -51,7 +51,7 @@ def forget_old_runs(context: dg.OpExecutionContext) -> None:
 
 
 def prune(instance: dg.DagsterInstance, jobs: Iterable[str], before: datetime, budget_s: float) -> int:
-    """Deletes succeeded runs of the jobs from before a time, with their events; how many.
+    """Deletes succeeded runs of the jobs from before a time, with their events and output; how many.
 
     A run stays where the newest materialisation of some partition is in it: deleting it would make the partition look
     as if it had never been.
@@ -66,6 +66,7 @@ def prune(instance: dg.DagsterInstance, jobs: Iterable[str], before: datetime, b
                 return deleted
             if run_id not in kept:
                 instance.delete_run(run_id)
+                instance.compute_log_manager.delete_logs(prefix=[run_id])
                 deleted += 1
     return deleted
 

@@ -37,6 +37,11 @@ def told(instance: dg.DagsterInstance) -> set[str]:
     return set(instance.get_materialized_partitions(raw_archive.key))
 
 
+def directories(home: Path) -> set[str]:
+    """Names of all directories of an instance: each run keeps what it has written in one of its own."""
+    return {path.name for path in home.rglob("*") if path.is_dir()}
+
+
 def test_runs_that_hold_the_last_word_stay(tmp_path: Path) -> None:
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         first = live_run(instance, "drain", WEEKS[0], WEEKS[1])
@@ -44,10 +49,12 @@ def test_runs_that_hold_the_last_word_stay(tmp_path: Path) -> None:
         idle = live_run(instance, "drain")
         third = live_run(instance, "drain", WEEKS[1])
         assert runs_with_the_last_word(instance) == {first, third}
+        assert {first, second, idle, third} <= directories(tmp_path)
         assert prune(instance, LIVE_JOBS, SOON, budget_s=60) == 2
         assert {run.run_id for run in instance.get_runs()} == {first, third}
         assert not instance.all_logs(second)
         assert not instance.all_logs(idle)
+        assert not {second, idle} & directories(tmp_path)
         assert told(instance) == {f"MTM1M3|{week}" for week in WEEKS}
 
 
