@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from efd_pipelines.defs.events import RAW, counted, figures_of, log_untold
+from efd_pipelines.defs.events import DAY_S, RAW, counted, figures_of, log_untold
 from efd_pipelines.defs.failures import Explained, explained
 from efd_pipelines.defs.metadata import OWNERS, Metadata, column, column_schema, megabytes, table
 from efd_pipelines.defs.sources import kafka_topics
@@ -126,7 +126,8 @@ def drain_backlog(context: dg.OpExecutionContext, config: DrainConfig, deploymen
             context.log.info("Nothing is due.")
         else:
             _drain(context, archive, chosen, until_caught_up=config.until_caught_up)
-        told = log_untold(context, archive, raw_archive.key, RAW, at_once=config.everything)
+        recent = time.time() - DAY_S
+        told = log_untold(context, archive, raw_archive.key, RAW, since_s=recent, at_once=config.everything)
         context.log.info(f"{told} partitions changed since Dagster was last told.")
 
 
@@ -180,7 +181,7 @@ def _drain(
             progress=logged(context, "records"),
         )
     except DrainIncomplete as error:
-        log_untold(context, archive, raw_archive.key, RAW, at_once=True)
+        log_untold(context, archive, raw_archive.key, RAW, since_s=time.time() - DAY_S, at_once=True)
         raise Explained(error, problems=_problems(getattr(error, "result", DrainResult()))) from None
     context.add_output_metadata({**_summary(result), "problems": _problems(result)})
     for problem in result.problems:

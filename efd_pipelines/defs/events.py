@@ -8,17 +8,19 @@ made good by the next. Nothing computes from these events: they are how people s
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
 
 from efd_pipelines.defs.metadata import Metadata, megabytes, timestamp
 from efd_pipelines.errors import UsageError
 from efd_pipelines.partitions import ComponentWeek, add_components
-from efd_pipelines.times import Week, this_week
+from efd_pipelines.times import Week, microseconds, this_week
 from efd_pipelines.topics.names import Dataset
 
 if TYPE_CHECKING:
@@ -27,7 +29,14 @@ if TYPE_CHECKING:
 RAW = "raw"
 INTERVAL_S = 900.0
 CHANGED = "changed_at"
+DAY_S = 86_400.0
+"""How far back live work looks for what Dagster was not told of; the daily round looks at all."""
+
 _SLACK_S = 0.001
+_KEYS_AT_ONCE = 500
+_NO_WEEKS = ("", "quarantine", "dead")
+
+Thing = TypeVar("Thing")
 
 _FIGURES = """
     WITH of AS (
@@ -73,7 +82,7 @@ class Figures:
 
     @classmethod
     def none_of(cls, partition: ComponentWeek) -> Figures:
-        """Of a partition that has nothing; it is told of once."""
+        """Of a partition that has nothing."""
         return cls(partition, 0, 0, 0, 0, 0, 0, 0, 0, None, 0, "")
 
     def metadata(self, table: str) -> Metadata:
@@ -126,16 +135,25 @@ class Told:
     at_s: float
 
 
-def told(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: Collection[str]) -> dict[str, Told]:
-    """What Dagster was last told of the partitions of an asset: two questions, however many they are."""
-    ids = instance.get_latest_storage_id_by_partition(
-        asset, dg.DagsterEventType.ASSET_MATERIALIZATION, partitions=set(keys)
-    )
-    if not ids:
-        return {}
-    wanted = dg.AssetRecordsFilter(asset_key=asset, storage_ids=list(ids.values()))
-    records = instance.fetch_materializations(wanted, limit=len(ids)).records
-    return {str(record.partition_key): _told(record) for record in records}
+def told(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: Iterable[str]) -> dict[str, Told]:
+    """What Dagster was last told of partitions of an asset: two questions for 500 of them."""
+    found: dict[str, Told] = {}
+    for part in batched(keys, _KEYS_AT_ONCE):
+        ids = instance.get_latest_storage_id_by_partition(
+            asset, dg.DagsterEventType.ASSET_MATERIALIZATION, partitions=set(part)
+        )
+        if ids:
+            wanted = dg.AssetRecordsFilter(asset_key=asset, storage_ids=list(ids.values()))
+            records = instance.fetch_materializations(wanted, limit=len(ids)).records
+            found.update({str(record.partition_key): _told(record) for record in records})
+    return found
+
+
+def batched(things: Iterable[Thing], count: int) -> Iterator[tuple[Thing, ...]]:
+    """The things, so many at a time."""
+    remaining = iter(things)
+    while part := tuple(itertools.islice(remaining, count)):
+        yield part
 
 
 def _told(record: dg.EventLogRecord) -> Told:
@@ -144,46 +162,68 @@ def _told(record: dg.EventLogRecord) -> Told:
     return Told(float(str(changed.value)) if changed is not None else 0.0, record.timestamp)
 
 
+def changes(archive: Archive, table: str, since_s: float | None = None) -> dict[ComponentWeek, int]:
+    """When each component's week last changed, by the ledger, in UTC microseconds.
+
+    With `since_s`, in unix seconds, only what changed after, which reads only the newest months of the ledger.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ledger = archive.ledger.table(None if since_s is None else months_since(since_s))
+    counts = pc.and_(
+        pc.equal(ledger["table"], table), pc.invert(pc.is_in(ledger["week"], value_set=pa.array(_NO_WEEKS)))
+    )
+    newest = ledger.filter(counts).group_by(["component", "week"]).aggregate([("at", "max")])
+    return {
+        ComponentWeek(row["component"], Week.parse(row["week"])): microseconds(row["at_max"])
+        for row in newest.to_pylist()
+        if since_s is None or row["at_max"].timestamp() >= since_s
+    }
+
+
+def months_since(since_s: float) -> list[str]:
+    """The ledger's months from a unix time up to now."""
+    first, last = datetime.fromtimestamp(since_s, UTC), datetime.fromtimestamp(time.time(), UTC)
+    count = (last.year - first.year) * 12 + last.month - first.month
+    years_and_months = (divmod(first.year * 12 + first.month - 1 + n, 12) for n in range(count + 1))
+    return [f"{year:04}-{month + 1:02}" for year, month in years_and_months]
+
+
 def untold(
     instance: dg.DagsterInstance,
     asset: dg.AssetKey,
-    candidates: Iterable[Figures],
+    changed_us: Mapping[ComponentWeek, int],
     *,
     at_once: bool = False,
-    since_s: float | None = None,
-) -> list[Figures]:
+) -> list[ComponentWeek]:
     """The partitions that changed after what Dagster knows of them, and whose turn it is.
 
-    Args:
-        at_once: also those that were told of in the last 15 minutes.
-        since_s: only changes after this unix time.
+    A week that has not begun has no partition yet and waits. `at_once` takes those too that were told of in the last
+    15 minutes.
     """
-    now = time.time()
-    running = this_week()
-    changed = {
-        one.partition.key: one
-        for one in candidates
-        if one.partition.week <= running and (since_s is None or one.changed_us / 1e6 >= since_s)
-    }
-    known = told(instance, asset, changed) if changed else {}
-    return [one for key, one in changed.items() if _is_due(one, known.get(key), now, at_once=at_once)]
+    now, running = time.time(), this_week()
+    begun = {one.key: one for one in changed_us if one.week <= running}
+    known = told(instance, asset, begun)
+    return [one for key, one in begun.items() if _is_due(changed_us[one], known.get(key), now, at_once=at_once)]
 
 
-def _is_due(one: Figures, known: Told | None, now: float, *, at_once: bool) -> bool:
+def _is_due(changed_us: int, known: Told | None, now: float, *, at_once: bool) -> bool:
     if known is None:
         return True
-    if one.changed_us / 1e6 <= known.changed_s + _SLACK_S:
+    if changed_us / 1e6 <= known.changed_s + _SLACK_S:
         return False
     return at_once or now - known.at_s >= INTERVAL_S
 
 
 def materialisations(
-    instance: dg.DagsterInstance, asset: dg.AssetKey, table: str, due: Iterable[Figures]
+    instance: dg.DagsterInstance, asset: dg.AssetKey, archive: Archive, table: str, due: Collection[ComponentWeek]
 ) -> Iterator[dg.AssetMaterialization]:
     """An event for each of the partitions; their components get partitions where they have none."""
-    chosen = list(due)
-    add_components(instance, {one.partition.component for one in chosen})
-    for one in chosen:
+    if not due:
+        return
+    add_components(instance, {one.component for one in due})
+    for one in figures_of(archive, table, due):
         yield materialisation(asset, one.partition, one.metadata(table))
 
 
@@ -201,16 +241,16 @@ def log_untold(
     table: str,
     *,
     nothing_of: Iterable[ComponentWeek] = (),
+    since_s: float | None = None,
     at_once: bool = False,
 ) -> int:
     """Tells Dagster, from within an op, of every partition whose turn it is; how many.
 
     `nothing_of` are partitions that may have nothing in the table, and are up to date all the same.
     """
-    found = {one.partition: one for one in figures(archive, table)}
-    candidates = [*found.values(), *(Figures.none_of(one) for one in nothing_of if one not in found)]
-    due = untold(context.instance, asset, candidates, at_once=at_once)
-    for event in materialisations(context.instance, asset, table, due):
+    changed = {**dict.fromkeys(nothing_of, 0), **changes(archive, table, since_s)}
+    due = untold(context.instance, asset, changed, at_once=at_once)
+    for event in materialisations(context.instance, asset, archive, table, due):
         context.log_event(event)
     return len(due)
 

@@ -13,7 +13,7 @@ import dagster as dg
 
 from efd_pipelines.defs import jobs
 from efd_pipelines.defs.archive import due_topics, raw_archive
-from efd_pipelines.defs.events import RAW, figures, untold
+from efd_pipelines.defs.events import DAY_S, RAW, changes, months_since, untold
 from efd_pipelines.defs.failures import explained
 from efd_pipelines.defs.sources import discovered_within, keep
 from efd_pipelines.errors import SettingsError
@@ -33,7 +33,6 @@ BUDGET_S = 25.0
 """How long a tick may wait for the catalogue; Dagster ends one that takes 60 s. What takes longer is a run."""
 
 _CLOCK_SKEW_S = 5.0
-_DAY_S = 86_400.0
 _ON = dg.DefaultSensorStatus.RUNNING
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -126,8 +125,8 @@ def drain_requests(instance: dg.DagsterInstance, due: Collection[str]) -> dg.Sen
 
 def _groups_with_news(instance: dg.DagsterInstance, archive: "Archive") -> Iterable[str]:
     """Drain groups with partitions that changed in the last day, and that Dagster should have been told of by now."""
-    pending = untold(instance, raw_archive.key, figures(archive, RAW), since_s=time.time() - _DAY_S)
-    return sorted({archive.settings.configuration.drain_group_of(one.partition.component) for one in pending})
+    pending = untold(instance, raw_archive.key, changes(archive, RAW, time.time() - DAY_S))
+    return sorted({archive.settings.configuration.drain_group_of(one.component) for one in pending})
 
 
 @dg.sensor(
@@ -171,7 +170,7 @@ def _archived_at_s(archive: "Archive") -> float | None:
     """When the archive changed last, by the ledger, in unix seconds; None where it is empty."""
     import pyarrow.compute as pc
 
-    ledger = archive.ledger.table()
+    ledger = archive.ledger.table(months_since(time.time() - 30 * DAY_S))
     newest = pc.max(ledger.filter(pc.equal(ledger["table"], RAW))["at"]).as_py()
     return None if newest is None else float(newest.timestamp())
 
@@ -179,7 +178,7 @@ def _archived_at_s(archive: "Archive") -> float | None:
 def why_not(instance: dg.DagsterInstance, job: str, changed_s: float | None, now: float) -> str | None:
     """Why a job that finds its own work need not run now; None where it should."""
     if changed_s is None:
-        return "Nothing is archived yet."
+        return "Nothing was archived in the last 30 days."
     if in_progress(instance, job):
         return "A run is under way."
     failed, done = _latest(instance, job, _FAILED), _latest(instance, job, _SUCCEEDED)

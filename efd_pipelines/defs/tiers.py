@@ -4,12 +4,13 @@
 does the same for one component and week. What is stale is found by `tiers/stale.py`, not by Dagster's events.
 """
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from efd_pipelines.defs.archive import WEEKS_AT_ONCE, logged, partitions_of, raw_archive
-from efd_pipelines.defs.events import RAW, counted, figures, figures_of, log_untold
+from efd_pipelines.defs.events import DAY_S, RAW, changes, counted, figures_of, log_untold
 from efd_pipelines.defs.failures import explained
 from efd_pipelines.defs.metadata import OWNERS, Metadata, column, column_schema, megabytes
 from efd_pipelines.partitions import COMPONENT_WEEKS
@@ -81,12 +82,13 @@ def summarise_tier(context: dg.OpExecutionContext, deployment: Deployment) -> No
 
     with explained():
         archive = deployment.archive()
-        before = figures(archive, RAW)
+        began = time.time()
         result = build_tier(archive, TIERS[ONE_SECOND], run=context.run_id, progress=logged(context, "slices"))
         context.add_output_metadata(_summary(result))
         context.log.info(f"Summarised {counted(_summary(result))}")
-        archived = [one.partition for one in before]
-        log_untold(context, archive, tier_1s.key, ONE_SECOND, nothing_of=archived)
+        recent = began - DAY_S
+        archived = [one for one, changed_us in changes(archive, RAW, recent).items() if changed_us < began * 1e6]
+        log_untold(context, archive, tier_1s.key, ONE_SECOND, nothing_of=archived, since_s=recent)
 
 
 def _summary(result: "TierResult") -> Metadata:

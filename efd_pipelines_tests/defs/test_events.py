@@ -15,12 +15,23 @@ from dagster._serdes import serialize_value
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.defs.archive import raw_archive
-from efd_pipelines.defs.events import RAW, Figures, figures, figures_of, materialisation, materialisations, untold
+from efd_pipelines.defs.events import (
+    CHANGED,
+    RAW,
+    changes,
+    figures,
+    figures_of,
+    materialisation,
+    materialisations,
+    months_since,
+    untold,
+)
+from efd_pipelines.defs.metadata import timestamp
 from efd_pipelines.errors import UsageError
 from efd_pipelines.partitions import ComponentWeek, known_components
-from efd_pipelines.times import Week, this_week
+from efd_pipelines.times import FIRST_WEEK, Week, this_week, weeks_between
 from efd_pipelines.topics.names import Dataset
-from efd_pipelines_tests.defs.builders import FAST, SLOW, archived
+from efd_pipelines_tests.defs.builders import FAST, SLOW, archived, at
 
 WEEK = Week.parse("2023-11-20")
 KEY = raw_archive.key
@@ -36,10 +47,10 @@ def later(seconds: float) -> Iterator[None]:
 
 def tell(instance: dg.DagsterInstance, archive: Archive, **how: bool) -> list[str]:
     """Tells the instance what is due; the partitions told of."""
-    due = untold(instance, KEY, figures(archive, RAW), **how)
-    for event in materialisations(instance, KEY, RAW, due):
+    due = untold(instance, KEY, changes(archive, RAW), **how)
+    for event in materialisations(instance, KEY, archive, RAW, due):
         instance.report_runless_asset_event(event)
-    return sorted(one.partition.key for one in due)
+    return sorted(one.key for one in due)
 
 
 def test_figures_are_those_of_the_ledger(archive: Archive) -> None:
@@ -147,13 +158,45 @@ def test_a_week_that_has_not_begun_waits(instance: dg.DagsterInstance, archive: 
         assert tell(instance, archive) == [f"MTM1M3|{this_week().next()}"]
 
 
-def test_nothing_to_summarise_is_told_once(instance: dg.DagsterInstance) -> None:
-    nothing = Figures.none_of(ComponentWeek("ESS", WEEK))
-    (due,) = untold(instance, KEY, [nothing])
-    for event in materialisations(instance, KEY, "1s", [due]):
+def test_nothing_to_summarise_is_told_once(instance: dg.DagsterInstance, archive: Archive) -> None:
+    nothing = {ComponentWeek("ESS", WEEK): 0}
+    for event in materialisations(instance, KEY, archive, "1s", untold(instance, KEY, nothing)):
         instance.report_runless_asset_event(event)
+    assert instance.get_materialized_partitions(KEY) == {f"ESS|{WEEK}"}
     with later(86_400):
-        assert untold(instance, KEY, [nothing]) == []
+        assert untold(instance, KEY, nothing) == []
+
+
+def test_more_partitions_than_a_database_takes_at_once(instance: dg.DagsterInstance, archive: Archive) -> None:
+    weeks = weeks_between(FIRST_WEEK, this_week())
+    many = {ComponentWeek(f"C{n}", week): 1_000_000 for n in range(5) for week in weeks}
+    assert len(untold(instance, KEY, many)) == len(many) > 1000
+    told = ComponentWeek("C3", weeks[100])
+    instance.report_runless_asset_event(materialisation(KEY, told, {CHANGED: timestamp(1_000_000)}))
+    assert set(many) - set(untold(instance, KEY, many)) == {told}
+
+
+def test_recent_changes_are_all_changes_of_that_time(archive: Archive) -> None:
+    archived(archive, FAST, WEEK)
+    archived(archive, SLOW, WEEK.next())
+    everything = changes(archive, RAW)
+    assert changes(archive, RAW, time.time() - 60) == everything
+    assert set(everything) == {ComponentWeek("MTM1M3", WEEK), ComponentWeek("ESS", WEEK.next())}
+    assert changes(archive, RAW, time.time() + 60) == {}
+    assert changes(archive, "1s") == {}
+
+
+@pytest.mark.parametrize(
+    ("now", "since", "months"),
+    [
+        ("2026-11-22T00:00:00", "2026-11-21T00:00:00", ["2026-11"]),
+        ("2026-12-01T06:00:00", "2026-11-30T06:00:00", ["2026-11", "2026-12"]),
+        ("2027-01-01T06:00:00", "2026-11-30T23:59:59", ["2026-11", "2026-12", "2027-01"]),
+    ],
+)
+def test_the_months_of_the_ledger_since_a_time(now: str, since: str, months: list[str]) -> None:
+    with mock.patch("efd_pipelines.defs.events.time.time", return_value=at(now).timestamp()):
+        assert months_since(at(since).timestamp()) == months
 
 
 def test_a_live_event_is_small(archive: Archive) -> None:
