@@ -49,7 +49,7 @@ def demo(place: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def finished(running: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = running.communicate(timeout=400)
+    out, err = running.communicate(timeout=1200)
     assert running.returncode == 0, err
     document: dict[str, Any] = json.loads(out)
     return document
@@ -92,7 +92,7 @@ def produced(told: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_a_demo_goes_on_where_the_one_before_ended_however_that_was(place: Path) -> None:
     first = finished(demo(place, "--json"))
     killed_code, killed = ended_at(demo(place), "Archiving the backlog", signal.SIGKILL)
@@ -118,7 +118,7 @@ def test_a_demo_goes_on_where_the_one_before_ended_however_that_was(place: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_dev_shows_a_ui_and_a_living_observatory_and_leaves_nothing(place: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "efd_pipelines.cli", "dev", "--data", str(place), "--port", str(port), "--json"]
