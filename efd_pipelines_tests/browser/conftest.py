@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +16,13 @@ from efd_pipelines.archive.archive import Archive
 from efd_pipelines.definitions import build_defs
 from efd_pipelines.defs.sources import discovered
 from efd_pipelines.partitions import add_components
+from efd_pipelines.servers.cache import NotInstalled
 from efd_pipelines.settings import load_settings
 from efd_pipelines.times import Week, this_week
+from efd_pipelines_tests.browser.chromium import executable
 from efd_pipelines_tests.dagster_site import DagsterSite
 from efd_pipelines_tests.defs.builders import FAST, SLOW, a_catalogue, archived, on_brokers
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # A browser of a test talks to the page that it is shown, and to nobody else.
 OPTIONS = [
     "--no-sandbox",
@@ -36,19 +36,19 @@ OPTIONS = [
 
 
 @pytest.fixture(scope="session")
-def chromium() -> str:
-    """Where Chromium is. Where there is none its tests are skipped; in CI they fail."""
-    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
-    if found is None:
-        reason = "no Chromium on PATH: install the package chromium (Debian: apt install chromium)"
-        if os.environ.get("CI"):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    return found
+def chromium() -> Path:
+    """Where Chromium is. Where there is none its tests are skipped; in CI it is installed, or they fail."""
+    in_ci = bool(os.environ.get("CI"))
+    try:
+        return executable(may_install=in_ci)
+    except NotInstalled as error:
+        if in_ci:
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
-def browser(chromium: str, ui: DagsterSite) -> Iterator[Browser]:
+def browser(chromium: Path, ui: DagsterSite) -> Iterator[Browser]:
     """Chromium without a window; started after what it looks at, whose runs need an event loop of their own."""
     with sync_playwright() as playwright:
         window = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
