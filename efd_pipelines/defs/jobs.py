@@ -21,7 +21,7 @@ from efd_pipelines.defs.tiers import summarise_tier, tier_1s
 DRAIN_GROUP = "efd/drain_group"
 """Tag of drains: never two of a group at once (dagster.yaml, and the sensor)."""
 
-_LIVE = {"dagster/max_runtime": "3600"}
+_LIVE = {"dagster/max_runtime": "10800"}
 """A run that hangs must not keep the next ones waiting for ever."""
 
 

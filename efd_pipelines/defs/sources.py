@@ -103,7 +103,7 @@ def kafka_topics(context: dg.AssetExecutionContext, deployment: Deployment) -> d
         found = discovered(context.instance, archive)
         for component in components:
             context.add_asset_metadata(found.metadata(component), partition_key=component_key(component))
-        keep(archive, found.catalogue)
+        # The catalogue is not kept: what changed of other components is still to be told by discovery.
     if len(components) > 1:
         return dg.MaterializeResult()
     return dg.MaterializeResult(data_version=dg.DataVersion(found.version(components[0])))
@@ -167,7 +167,9 @@ class Discovery:
             "topics": table(rows, _TOPIC_COLUMNS),
             "in_kafka": table(rows, _KAFKA_COLUMNS),
             "fields": table(fields[:FIELDS_SHOWN], _FIELD_COLUMNS),
-            "changes": dg.MetadataValue.md(_listed(self.change.of(component).lines()) or "Nothing that is known of."),
+            "changes": dg.MetadataValue.md(
+                _listed(self.change.of(component).lines()) or "Nothing since the last look."
+            ),
         }
         if len(fields) > FIELDS_SHOWN:
             more = f"The first {FIELDS_SHOWN:,} of {len(fields):,}; all by `efd topics --component {component} --json`."
