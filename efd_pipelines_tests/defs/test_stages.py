@@ -13,10 +13,11 @@ import pytest
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.definitions import build_defs
 from efd_pipelines.defs.exposures import exposure_key
+from efd_pipelines.defs.sources import discovered, kept, known_versions
 from efd_pipelines.exposures.consdb import naive_tai, write_exposures
 from efd_pipelines.partitions import add_components
 from efd_pipelines.times import Week
-from efd_pipelines_tests.defs.builders import FAST, SLOW, archived
+from efd_pipelines_tests.defs.builders import FAST, SLOW, a_catalogue, archived, on_brokers
 
 WEEK = Week.parse("2023-11-20")
 
@@ -115,6 +116,20 @@ def an_exposure(number: int, begin: datetime) -> dict[str, Any]:
         "obs_start": naive_tai(begin),
         "obs_end": naive_tai(begin.replace(second=2)),
     }
+
+
+@pytest.mark.usefixtures("kafka_is_set")
+def test_the_topics_of_one_component_by_hand(
+    site: dg.Definitions, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, archive: Archive
+) -> None:
+    there = a_catalogue(on_brokers("ESS.temperature"), on_brokers("MTM1M3.hardpointActuatorData"))
+    monkeypatch.setattr("efd_pipelines.kafka.catalogue.read_catalogue", lambda settings, previous=None: there)
+    shown = materialised(site, instance, dg.AssetKey("kafka_topics"), partition_key="ESS")
+    assert [record.data["topic"] for record in shown["ESS"]["topics"].records] == ["temperature"]
+    assert known_versions(instance)["ESS"]
+    # The other component's news is still to be told by discovery.
+    assert kept(archive) is None
+    assert discovered(instance, archive).changed == ("MTM1M3",)
 
 
 def test_a_database_that_has_no_exposures_says_so(site: dg.Definitions, instance: dg.DagsterInstance) -> None:
