@@ -15,15 +15,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from efd_pipelines.archive.encoding import Encoded, Origin, encode, held_columns, schemas_in
 from efd_pipelines.archive.files import DataFile, sort_rows, write_data_file
+from efd_pipelines.archive.generations import is_archived
 from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
+from efd_pipelines.archive.losses import compacted, gap_note, has_holes
 from efd_pipelines.archive.positions import (
     ENDED,
     Intake,
@@ -245,16 +246,8 @@ class _Drainer:
         """Notes what Kafka said beside records."""
         intake = self._intakes[item.topic]
         if isinstance(item, Gap):
-            intake.gaps.append(
-                {
-                    "source": intake.sources[item.partition].text,
-                    "partition": item.partition,
-                    "first": item.first,
-                    "end": item.end,
-                    "reason": item.reason,
-                    "noticed": datetime.now(UTC).isoformat(timespec="seconds"),
-                }
-            )
+            source = intake.sources[item.partition].text
+            intake.gaps.append(gap_note(source, item.partition, item.first, item.end, item.reason))
             detail = f"partition {item.partition}: offsets {item.first} to {item.end - 1} are gone: {item.reason}"
             self._note(item.topic, "gap", detail, "`efd archive gaps` lists it and where it may still be had.")
         elif isinstance(item, Truncated):
@@ -271,20 +264,15 @@ class _Drainer:
         if snapshot is None or is_ended(snapshot, old, truncated.partition):
             return
         app_id = old.app_id(truncated.partition)
-        note = {
-            "kind": "generation",
-            "run": self._run,
-            "gaps": [
-                {
-                    "source": old.text,
-                    "partition": truncated.partition,
-                    "first": truncated.end,
-                    "end": truncated.position,
-                    "reason": "the log was truncated",
-                    "noticed": datetime.now(UTC).isoformat(timespec="seconds"),
-                }
-            ],
-        }
+        lost = gap_note(
+            old.text,
+            truncated.partition,
+            truncated.end,
+            truncated.position,
+            "the log was truncated; the archive has what it lost",
+            kind="truncated",
+        )
+        note = {"kind": "generation", "run": self._run, "gaps": [lost]}
         made = commit(
             self._archive.store,
             intake.relative,
@@ -378,11 +366,11 @@ class _Drainer:
             except StaleWriter as error:
                 _log.info("%s", error.message)
                 continue
-            gaps = len(intake.gaps)
+            self._tell_compacted(intake, made)
             intake.gaps.clear()
             if len(self._intakes) > _KEPT_OPEN:
                 intake.release()
-            return made, encoded, len(frames), gaps
+            return made, encoded, len(frames), len(made.note["gaps"])
         raise StaleWriter(
             f"{intake.dataset} could not be committed to in {_ATTEMPTS} attempts",
             remedy="Look who else writes to it; reading goes on where it stopped at the next run.",
@@ -397,7 +385,8 @@ class _Drainer:
     ) -> tuple[Commit, Encoded]:
         snapshot = intake.snapshot
         held = held_columns(snapshot.schema) if snapshot is not None else []
-        encoded = self._encode(intake, frames, snapshot, held)
+        gaps = [*intake.gaps, *self._compacted(intake, frames, positions)]
+        frames, encoded = self._encode_new(intake, frames, snapshot, held)
         if snapshot is not None and needs_widening(held, encoded.columns):
             snapshot, widened = widen_table(snapshot, encoded.columns, self._run)
             intake.adopt(snapshot)
@@ -414,7 +403,7 @@ class _Drainer:
                 for partition, position in positions.items()
                 if position.leader_epoch is not None
             },
-            "gaps": intake.gaps,
+            "gaps": gaps,
             "schemas": sorted(encoded.schemas),
         }
         made = commit(
@@ -430,6 +419,44 @@ class _Drainer:
         if snapshot is not None:
             intake.adopt(replace(snapshot, version=made.version))
         return made, encoded
+
+    def _encode_new(
+        self, intake: Intake, frames: FrameBatch, snapshot: TableSnapshot | None, held: Sequence[Column]
+    ) -> tuple[FrameBatch, Encoded]:
+        """Rows of the frames, without those that an older generation of the log has brought."""
+        encoded = self._encode(intake, frames, snapshot, held)
+        if snapshot is None or not any(source.generation for source in intake.sources.values()):
+            return frames, encoded
+        known = is_archived(snapshot, intake.sources, frames, encoded)
+        if not known.any():
+            return frames, encoded
+        _log.info("%s: %d records of an older generation come again", intake.dataset, int(known.sum()))
+        frames = frames.take(np.flatnonzero(~known))
+        return frames, self._encode(intake, frames, snapshot, held)
+
+    def _tell_compacted(self, intake: Intake, made: Commit) -> None:
+        for gap in made.note["gaps"]:
+            if gap["kind"] == "compacted":
+                where = f"partition {gap['partition']}, offsets {gap['first']} to {gap['end'] - 1}"
+                detail = f"{where}: {gap['records']} records were compacted away before they were read"
+                self._note(intake.topic, "gap", detail, "Look why the drain came later than min.compaction.lag.ms.")
+
+    def _compacted(self, intake: Intake, frames: FrameBatch, positions: Mapping[int, Position]) -> list[dict[str, Any]]:
+        """What compaction took between the table's positions and the frames, as gaps."""
+        reached = {of: intake.reached(intake.sources[of].app_id(of)) for of in positions}
+        starts = {of: position for of, position in reached.items() if position is not None}
+        if not has_holes(frames, starts):
+            return []
+        config = self._brokers.configs([intake.topic]).get(intake.topic)
+        if config is None:
+            return []
+        found = compacted(frames, starts, config, intake.gaps, time.time() * 1000)
+        return [
+            gap_note(
+                intake.sources[of].text, of, first, end, "compacted before it was read", kind="compacted", records=n
+            )
+            for of, first, end, n in found
+        ]
 
     def _encode(
         self, intake: Intake, frames: FrameBatch, snapshot: TableSnapshot | None, held: Sequence[Column]

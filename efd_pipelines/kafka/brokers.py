@@ -65,12 +65,16 @@ class Watermarks:
 
 @dataclass(frozen=True, slots=True)
 class TopicConfig:
-    """How a topic keeps its records. `retention_ms` is -1 for ever; `cleanup_policy` as Kafka writes it."""
+    """How a topic keeps its records. `retention_ms` is -1 for ever; `cleanup_policy` as Kafka writes it.
+
+    `compaction_lag_ms` is the age from which on records may be compacted.
+    """
 
     cleanup_policy: str
     retention_ms: int
     timestamp_type: str
     max_message_bytes: int
+    compaction_lag_ms: int = 0
 
 
 class Brokers:
@@ -238,4 +242,5 @@ def _config(entries: Mapping[str, Any]) -> TopicConfig:
         retention_ms=int(value("retention.ms", "-1")),
         timestamp_type=value("message.timestamp.type", "CreateTime"),
         max_message_bytes=int(value("max.message.bytes", "1048588")),
+        compaction_lag_ms=int(value("min.compaction.lag.ms", "0")),
     )
