@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from efd_pipelines.archive.files import DataFile, write_data_file
+from efd_pipelines.archive.reading import conform
 from efd_pipelines.archive.store import Store
 from efd_pipelines.archive.tables import (
     Commit,
@@ -66,6 +67,7 @@ SCHEMA = pa.schema(
         ("epochs", pa.string()),
         ("gaps", pa.string()),
         ("schemas", pa.string()),
+        ("names", pa.string()),
         ("at", _UTC),
         ("run", pa.string()),
         ("month", pa.string()),
@@ -76,7 +78,11 @@ _KEY = ["table", "dataset", "version", "week", "slice"]
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """What one commit changed in one slice; `rows`, `bytes` and `files` are negative where it removed."""
+    """What one commit changed in one slice; `rows`, `bytes` and `files` are negative where it removed.
+
+    `names` has each file's hash, as `hash_of_path` gives it, after `+` where it was added, `-` where removed: so the
+    plain audit knows what must be in the store without opening a table.
+    """
 
     table: str
     dataset: Dataset
@@ -97,6 +103,7 @@ class LedgerRow:
     schemas: Sequence[int]
     at_us: int
     run: str
+    names: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -119,6 +126,7 @@ class LedgerRow:
             "epochs": json.dumps(dict(self.epochs), separators=(",", ":"), sort_keys=True),
             "gaps": json.dumps(list(self.gaps), separators=(",", ":")),
             "schemas": json.dumps(sorted(self.schemas), separators=(",", ":")),
+            "names": json.dumps(list(self.names), separators=(",", ":")),
             "at": self.at_us,
             "run": self.run,
             "month": from_microseconds(self.at_us).strftime("%Y-%m"),
@@ -156,6 +164,10 @@ def _row(table: str, dataset: Dataset, made: Commit, week: str, key: str, *, fir
         epochs=note.get("epochs", {}) if first else {},
         gaps=note.get("gaps", []) if first else [],
         schemas=note.get("schemas", []) if first else [],
+        names=[
+            *(f"+{hash_of_path(file.path)}" for file in added),
+            *(f"-{hash_of_path(file.path)}" for file in removed),
+        ],
         at_us=made.at_us,
         run=str(note.get("run", "")),
     )
@@ -221,24 +233,34 @@ class Ledger:
     def _snapshot(self) -> TableSnapshot | None:
         return open_table(self._store, RELATIVE, partition="month")
 
-    def table(self, months: Collection[str] | None = None) -> pa.Table:
-        """All rows (of some months), each counted once; columns of `SCHEMA`."""
+    def table(self, months: Collection[str] | None = None, columns: Collection[str] | None = None) -> pa.Table:
+        """All rows (of commits of some months), each counted once, sorted; columns of `SCHEMA`, or some of them.
+
+        A week's rows may stand in any month from its own on: late records, merging and healing come later.
+        What tells rows apart (table, dataset, version, week, slice) is always among the columns.
+        """
         snapshot = self._snapshot()
+        schema = SCHEMA if columns is None else _part_of_schema(columns)
         if snapshot is None:
-            return SCHEMA.empty_table()
-        if months is None and self._whole is not None and self._whole[0] == snapshot.version:
-            return self._whole[1]
-        parts = [self._read(file) for file in snapshot.files(months)]
-        found = _once(pa.concat_tables([SCHEMA.empty_table(), *parts]))
-        if months is None:
+            return schema.empty_table()
+        if self._whole is not None and self._whole[0] == snapshot.version and months is None:
+            return self._whole[1].select(schema.names)
+        parts = [self._read(file, schema) for file in snapshot.files(months)]
+        found = _once(pa.concat_tables([schema.empty_table(), *parts]))
+        if months is None and columns is None:
             self._whole = snapshot.version, found
         return found
 
-    def _read(self, file: DataFile) -> pa.Table:
+    def _read(self, file: DataFile, schema: pa.Schema = SCHEMA) -> pa.Table:
+        """A file's rows; what a file of an older release lacks is null."""
         relative = f"{RELATIVE}/{file.path}"
-        with self._store.errors(f"read {relative}"):
-            part = pq.read_table(self._store.path(relative), filesystem=self._store.arrow_fs, partitioning=None)
-        return part.append_column("month", pa.repeat(file.week, part.num_rows)).select(SCHEMA.names).cast(SCHEMA)
+        with (
+            self._store.errors(f"read {relative}"),
+            pq.ParquetFile(self._store.path(relative), filesystem=self._store.arrow_fs) as parquet,
+        ):
+            part = parquet.read(columns=[name for name in schema.names if name != "month"])
+            count = parquet.metadata.num_rows
+        return conform(part.append_column("month", pa.repeat(file.week, count)), schema, count)
 
     def sql(self, query: str, **relations: pa.Table) -> pa.Table:
         """Answer of DuckDB to a query of ours over `ledger` and the relations given."""
@@ -379,9 +401,19 @@ def relative_of(table: str, dataset: Dataset) -> str:
     return f"raw/{dataset.path}" if table == RAW else f"tiers/{table}/{dataset.path}"
 
 
+def hash_of_path(path: str) -> str:
+    """The hash of its content that a file's name carries."""
+    return path.rpartition("-")[2].removesuffix(".parquet")
+
+
+def _part_of_schema(columns: Collection[str]) -> pa.Schema:
+    return pa.schema([column for column in SCHEMA if column.name in columns or column.name in _KEY])
+
+
 def _once(table: pa.Table) -> pa.Table:
     """Each (table, dataset, version, week, slice) once, in the order of datasets and versions."""
     import polars as pl
 
     frame = pl.DataFrame(table)
-    return frame.unique(subset=_KEY, keep="first", maintain_order=True).sort(_KEY).to_arrow().cast(SCHEMA)
+    found = frame.unique(subset=_KEY, keep="first", maintain_order=True).sort(_KEY)
+    return found.to_arrow().cast(table.schema)

@@ -9,7 +9,7 @@ import pytest
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.files import write_data_file
-from efd_pipelines.archive.ledger import RAW, Ledger, rows_of
+from efd_pipelines.archive.ledger import RAW, RELATIVE, Ledger, hash_of_path, rows_of
 from efd_pipelines.archive.tables import Commit, commit, open_table
 from efd_pipelines.topics.layout import TIME
 from efd_pipelines.topics.names import Dataset
@@ -81,3 +81,36 @@ def test_compaction_makes_one_file_and_changes_no_row(archive: Archive) -> None:
     assert archive.ledger.compact() == 70
     assert archive.ledger.table().equals(before)
     assert archive.ledger.compact() == 0
+
+
+def test_some_months_and_columns_can_be_read_alone(archive: Archive) -> None:
+    made = committed(archive, 1)
+    archive.ledger.append(rows_of(RAW, DATASET, made))
+    part = archive.ledger.table(columns=["rows", "names"])
+    assert part.column_names == ["table", "dataset", "version", "week", "slice", "rows", "names"]
+    assert part["names"].to_pylist() == [json.dumps([f"+{hash_of_path(made.added[0].path)}"])]
+    month = archive.ledger.table()["month"][0].as_py()
+    assert archive.ledger.table([month], ["rows"])["rows"].to_pylist() == [1]
+    assert archive.ledger.table(["2021-09"]).num_rows == 0
+
+
+def test_what_an_older_release_wrote_is_read_with_nulls(archive: Archive) -> None:
+    archive.ledger.append(rows_of(RAW, DATASET, committed(archive, 1)))
+    newer = archive.ledger.table()
+    older = newer.set_column(newer.column_names.index("version"), "version", pa.array([7])).drop_columns(
+        ["names", "month"]
+    )
+    month = newer["month"][0].as_py()
+    file = write_data_file(archive.store, RELATIVE, month, "c", older, partition="month")
+    snapshot = open_table(archive.store, RELATIVE, partition="month")
+    commit(
+        archive.store,
+        RELATIVE,
+        snapshot,
+        add=[file],
+        transactions={},
+        schema=older.schema,
+        note={"kind": "append"},
+        partition="month",
+    )
+    assert archive.ledger.table(columns=["names"])["names"].is_null().to_pylist() == [False, True]
