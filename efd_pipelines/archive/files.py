@@ -2,18 +2,19 @@
 
 zstd 1, byte-stream-split for floats, dictionary for strings, statistics on `time`, `salIndex` and the private
 fields only (anchors.md §1f has the measurements). Same rows, same bytes, same name: the name carries the slice and
-a hash of the content, so a repeated write lands on itself. Making a file visible: `tables.py`.
+a hash of the content, so a repeated write lands on itself. That hash is XXH3: SHA-256 took more than half as long as
+encoding; certificates carry SHA-256. Making a file visible: `tables.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from efd_pipelines.archive.store import Store
 
@@ -45,11 +46,16 @@ def write_data_file(
         StoreUnavailable: nothing was written.
     """
     data = encode(table)
-    name = f"{slice_key}-{hashlib.sha256(data).hexdigest()[:24]}.parquet"
+    name = f"{slice_key}-{content_hash(data)}.parquet"
     path = f"{partition}={week}/{name}"
     store.write_bytes(f"{relative}/{path}", data)
     low, high = time_range(table)
     return DataFile(path, week, slice_key, table.num_rows, len(data), low, high, store.uri(f"{relative}/{path}"))
+
+
+def content_hash(data: bytes | memoryview) -> str:
+    """The hash that a file's name carries: XXH3, 128 bits, of its bytes."""
+    return xxhash.xxh3_128_hexdigest(data)
 
 
 def sort_rows(table: pa.Table) -> pa.Table:
