@@ -1,0 +1,182 @@
+"""The site: servers, and archives of a few cases each, with an account of all that was produced for them.
+
+The account is what an archive is compared with (`recount.py`): where each topic began, the writers of the good
+records, and how many frames cannot be decoded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from efd_pipelines.servers.kafka import KafkaServer
+from efd_pipelines.servers.registry import RegistryServer
+from efd_pipelines.servers.s3 import S3Server
+from efd_pipelines.settings import Settings, load_settings
+from efd_pipelines.simulator import faulty
+from efd_pipelines.simulator.everything import random_series
+from efd_pipelines.simulator.fixtures import builtin_topic
+from efd_pipelines.simulator.producer import SalProducer
+from efd_pipelines.simulator.sal import SalField, SalTopic
+from efd_pipelines.simulator.series import Series
+from efd_pipelines.times import microseconds
+
+_TOPICS = ("MTMount.azimuth", "ESS.temperature", "Test.scalars", "Test.arrays")
+_CHANGING = "lsst.sal.Test.changing"
+CHANGING = tuple(
+    SalTopic.of(_CHANGING, fields)
+    for fields in (
+        [SalField("count", "int"), SalField("level", "float")],
+        [SalField("count", "int"), SalField("level", "float"), SalField("more", "string")],
+        [SalField("count", "long long"), SalField("level", "float"), SalField("more", "string")],
+        [SalField("count", "long long"), SalField("level", "double"), SalField("other", "double", 3)],
+    )
+)
+"""The lives of a topic whose schema changes: columns come, others grow wider."""
+
+_FIRST_SEED = 1_000
+
+
+@dataclass(slots=True)
+class Servers:
+    """The servers of one run; those not given are started here, and end with it."""
+
+    kafka: KafkaServer
+    registry: RegistryServer
+    s3: S3Server
+
+    @classmethod
+    def started(cls, scratch: Path) -> Self:
+        servers = cls(
+            KafkaServer(scratch / "kafka", die_with_parent=True),
+            RegistryServer(scratch / "registry", die_with_parent=True),
+            S3Server(scratch / "s3", die_with_parent=True),
+        )
+        for server in (servers.kafka, servers.registry, servers.s3):
+            server.install()
+            server.launch()
+        for server in (servers.kafka, servers.registry, servers.s3):
+            server.wait_until_ready()
+        return servers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in (self.kafka, self.registry, self.s3):
+            server.kill()
+
+
+@dataclass(slots=True)
+class Account:
+    """What was produced to one topic since an archive began."""
+
+    lows: list[int]
+    writers: list[tuple[int, int, int]] = field(default_factory=list)
+    dead: int = 0
+    life: int = 0
+
+    def expected(self) -> dict[str, Any]:
+        return {"lows": self.lows, "writers": self.writers, "dead": self.dead}
+
+
+class Site:
+    """One archive at a time, on the servers given; `root` is a directory or `s3://bucket/prefix`."""
+
+    def __init__(self, servers: Servers, root: str, environ: Mapping[str, str]) -> None:
+        self.servers = servers
+        self.root = root
+        reached = {"EFD_KAFKA_BOOTSTRAP": servers.kafka.bootstrap, "EFD_REGISTRY_URL": servers.registry.url}
+        self.environ = {**reached, "EFD_ARCHIVE": root, **environ}
+        self.settings = load_settings(self.environ, None)
+        self.accounts: dict[str, Account] = {}
+        self.records = 0
+        self._seed = _FIRST_SEED
+
+    def begin(self, producer: SalProducer) -> None:
+        """Empties the topics, so that the archive begins with nothing in Kafka."""
+        topics = [*map(builtin_topic, _TOPICS), *CHANGING]
+        for topic in topics:
+            producer.prepare([topic])
+        ends = _ends(self.settings, {topic.name: topic.partitions for topic in topics})
+        admin = AdminClient({"bootstrap.servers": self.servers.kafka.bootstrap, "log_level": 0})
+        places = [TopicPartition(topic, n, end) for topic, of in ends.items() for n, end in enumerate(of) if end]
+        for done in admin.delete_records(places).values() if places else ():
+            done.result(30)
+        self.accounts = {topic: Account(of) for topic, of in ends.items()}
+
+    def produce(self, producer: SalProducer, rng: np.random.Generator) -> None:
+        """Records of a few topics over three weeks, with frames that cannot be decoded and times that cannot be."""
+        now = datetime.now(UTC)
+        before = producer.records
+        for name in rng.choice([*_TOPICS, _CHANGING], size=int(rng.integers(1, 4)), replace=False):
+            topic = self._life(str(name), rng)
+            account = self.accounts[topic.name]
+            for week in range(int(rng.integers(1, 4))):
+                when = microseconds(now - timedelta(days=7 * week, minutes=5))
+                series = random_series(topic, int(rng.integers(1, 40)), when, seed=self._next_seed())
+                self._send(producer, account, series)
+            if rng.random() < 0.4:
+                account.dead += len(
+                    faulty.send_random_bytes(producer, topic, int(rng.integers(1, 4)), self._next_seed())
+                )
+            if rng.random() < 0.2:
+                late = random_series(topic, 2, microseconds(datetime(1970, 1, 2, tzinfo=UTC)), seed=self._next_seed())
+                self._send(producer, account, late)
+        producer.flush()
+        self.records += producer.records - before
+
+    def expected(self) -> dict[str, Any]:
+        """The account as `recount` takes it."""
+        topics = {topic: account.expected() for topic, account in self.accounts.items()}
+        return {"bootstrap": self.servers.kafka.bootstrap, "topics": topics}
+
+    def _life(self, name: str, rng: np.random.Generator) -> SalTopic:
+        """The topic; of the changing one, as its schema is or next will be."""
+        if name != _CHANGING:
+            return builtin_topic(name)
+        account = self.accounts[name]
+        account.life = min(len(CHANGING) - 1, account.life + int(rng.integers(0, 2)))
+        return CHANGING[account.life]
+
+    def _next_seed(self) -> int:
+        """A seed that no other series has: each is by a writer of its own."""
+        self._seed += 1
+        return self._seed
+
+    def _send(self, producer: SalProducer, account: Account, series: Series) -> None:
+        producer.send([series])
+        account.writers.append((int(series.columns["private_origin"]), 1, len(series)))
+
+
+def _ends(settings: Settings, partitions: Mapping[str, int]) -> dict[str, list[int]]:
+    """The end offsets of topics, by partition."""
+    consumer = Consumer({"bootstrap.servers": settings.require_kafka(), "group.id": "site", "log_level": 0})
+    try:
+        return {
+            topic: [consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in range(count)]
+            for topic, count in partitions.items()
+        }
+    finally:
+        consumer.close()
+
+
+def s3_environ(s3: S3Server, endpoint: str | None = None) -> dict[str, str]:
+    """What a process needs to reach the store, by itself or by a proxy's `endpoint`."""
+    return {**s3.settings(), "EFD_S3_ENDPOINT": endpoint or s3.endpoint}
+
+
+def without_settings() -> dict[str, str]:
+    """This process's environment without any of the project's settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("EFD_")}
