@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -27,6 +28,9 @@ _NO_ROOM_TEXT = re.compile(
     r"No space left|Disk quota|StorageFull|QuotaExceeded|InsufficientStorage|os error 28", re.IGNORECASE
 )
 _TEMPORARY = ".tmp-"
+_CONNECT_S = 10
+_ANSWER_S = 60
+_PART_BYTES = 16 * 1024 * 1024
 
 
 class UnsafeStore(ArchiveError):
@@ -59,7 +63,12 @@ class Store:
         """What delta-rs needs to reach the store; keys come from the standard AWS variables."""
         if not self.is_remote:
             return {}
-        options = {"AWS_REGION": self._settings.s3_region, "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false"}
+        options = {
+            "AWS_REGION": self._settings.s3_region,
+            "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false",
+            "connect_timeout": f"{_CONNECT_S}s",
+            "timeout": f"{_ANSWER_S}s",
+        }
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
             if os.environ.get(name):
                 options[name] = os.environ[name]
@@ -84,8 +93,8 @@ class Store:
                 "s3": {"addressing_style": "path"},
                 "request_checksum_calculation": "when_required",
                 "response_checksum_validation": "when_required",
-                "connect_timeout": 10,
-                "read_timeout": 60,
+                "connect_timeout": _CONNECT_S,
+                "read_timeout": _ANSWER_S,
                 "retries": {"mode": "standard", "max_attempts": 4},
             },
             use_listings_cache=False,
@@ -146,6 +155,37 @@ class Store:
             else:
                 _write_local(Path(self.path(relative)), data)
 
+    @contextlib.contextmanager
+    def new_file(self, directory: str) -> Iterator[Path]:
+        """A path on local disk for a file that is written bit by bit, and then kept (`keep_file`) or dropped.
+
+        In a directory it lies beside its place, so that it can be renamed.
+        """
+        parent = Path(tempfile.gettempdir()) if self.is_remote else Path(self.path(directory))
+        with self.errors(f"write to {directory}"):
+            parent.mkdir(parents=True, exist_ok=True)
+        path = parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def keep_file(self, path: Path, relative: str) -> None:
+        """Makes a finished file of `new_file` an object: readers see all of it or what was there before.
+
+        Raises:
+            StoreFull: there is no room left.
+            StoreUnavailable: the store did not take it.
+        """
+        with self.errors(f"write {relative}"):
+            if self.is_remote:
+                # By default ten parts of 50 MiB would be in memory at once.
+                self.fs.put_file(str(path), self.path(relative), chunksize=_PART_BYTES, max_concurrency=2)
+                return
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+            path.replace(self.path(relative))
+
     def exists(self, relative: str) -> bool:
         with self.errors(f"look for {relative}"):
             return bool(self.fs.exists(self.path(relative)))
@@ -172,6 +212,21 @@ class Store:
                 return []
             names = [str(path).rstrip("/").rpartition("/")[2] for path in found]
             return sorted(name for name in names if name and not name.startswith(_TEMPORARY))
+
+    def sizes(self, relative: str) -> dict[str, int]:
+        """Names and bytes of the objects directly under a directory or prefix; none where it is not there."""
+        with self.errors(f"list {relative}"):
+            if not self.is_remote:
+                return _sizes_in(self.path(relative))
+            try:
+                found = self.fs.ls(self.path(relative), detail=True)
+            except FileNotFoundError:
+                return {}
+            return {
+                str(entry["name"]).rpartition("/")[2]: int(entry["size"] or 0)
+                for entry in found
+                if entry["type"] == "file"
+            }
 
     def probe(self) -> None:
         """Tries whether two writers could overwrite each other here.
@@ -216,6 +271,15 @@ class Store:
                 )
         finally:
             self.delete(f"{name}a")
+
+
+def _sizes_in(directory: str) -> dict[str, int]:
+    """As fsspec's listing says it, in a fifth of the time: an audit asks for thousands of directories."""
+    try:
+        with os.scandir(directory) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if not entry.name.startswith(_TEMPORARY)}
+    except FileNotFoundError:
+        return {}
 
 
 def _write_local(path: Path, data: Any) -> None:
