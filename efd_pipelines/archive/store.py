@@ -30,6 +30,8 @@ _NO_ROOM_TEXT = re.compile(
 _TEMPORARY = ".tmp-"
 _CONNECT_S = 10
 _ANSWER_S = 60
+_CONNECT_S = 10
+_ANSWER_S = 60
 _PART_BYTES = 16 * 1024 * 1024
 
 
