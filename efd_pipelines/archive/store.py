@@ -30,8 +30,6 @@ _NO_ROOM_TEXT = re.compile(
 _TEMPORARY = ".tmp-"
 _CONNECT_S = 10
 _ANSWER_S = 60
-_CONNECT_S = 10
-_ANSWER_S = 60
 _PART_BYTES = 16 * 1024 * 1024
 
 
@@ -156,6 +154,25 @@ class Store:
                 self.fs.pipe_file(self.path(relative), bytes(data))
             else:
                 _write_local(Path(self.path(relative)), data)
+
+    def create(self, relative: str, data: bytes) -> bool:
+        """Writes a whole object where there is none; whether it was not there: of many that try, one does.
+
+        Raises:
+            StoreFull, StoreUnavailable: the store did not take it.
+        """
+        if not self.is_remote:
+            with self.errors(f"write {relative}"):
+                return _create_local(Path(self.path(relative)), data)
+        bucket, _, key = self.path(relative).partition("/")
+        try:
+            with self.errors(f"write {relative}"):
+                self.fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except StoreUnavailable as error:
+            if _is_refused_precondition(error):
+                return False
+            raise
+        return True
 
     @contextlib.contextmanager
     def new_file(self, directory: str) -> Iterator[Path]:
@@ -297,6 +314,20 @@ def _write_local(path: Path, data: Any) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _create_local(path: Path, data: bytes) -> bool:
+    """A link under the final name, which a file system makes for one of many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        temporary.write_bytes(data)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def _is_foreign(error: Exception) -> bool:
