@@ -28,6 +28,7 @@ from efd_pipelines.archive.losses import compacted, gap_note, has_holes
 from efd_pipelines.archive.positions import (
     ENDED,
     Intake,
+    decided_time_field,
     is_ended,
     opened_sources,
     wanted_topics,
@@ -470,7 +471,7 @@ class _Drainer:
             frames,
             Origin(
                 {partition: source.text for partition, source in intake.sources.items()},
-                intake.time_field,
+                decided_time_field(snapshot, intake.time_field),
                 intake.value_format,
             ),
             schema_of,

@@ -44,9 +44,9 @@ SchemaOf = Callable[[int], TopicSchema]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where frames came from: `archive_source` by partition, and how their dataset reads time and values."""
+    """Where frames came from: `archive_source` by partition or of each frame, and how their dataset reads them."""
 
-    sources: Mapping[int, str]
+    sources: Mapping[int, str] | pa.Array
     time_field: str | None
     value_format: str = "avro"
 
@@ -221,19 +221,22 @@ def _with_system(
 
 
 def _system(frames: FrameBatch, index: NDArray[np.int64], origin: Origin, token: int | None) -> list[Any]:
-    partitions = frames.partitions[index]
-    names, codes = np.unique(partitions, return_inverse=True)
-    sources = pa.DictionaryArray.from_arrays(
-        pa.array(codes.astype(np.int32)), pa.array([origin.sources[int(name)] for name in names], pa.string())
-    )
     return [
-        pa.array(partitions.astype(np.int32)),
+        pa.array(frames.partitions[index].astype(np.int32)),
         pa.array(frames.offsets[index]),
         _kafka_times(frames, index),
         pa.array([frames.keys[n] for n in index.tolist()], pa.binary()),
-        sources.cast(pa.string()),
+        _sources(frames, index, origin),
         pa.array(np.full(len(index), token, np.int64)) if token is not None else pa.nulls(len(index), pa.int64()),
     ]
+
+
+def _sources(frames: FrameBatch, index: NDArray[np.int64], origin: Origin) -> pa.Array:
+    if not isinstance(origin.sources, Mapping):
+        return origin.sources.take(pa.array(index))
+    names, codes = np.unique(frames.partitions[index], return_inverse=True)
+    known = pa.array([origin.sources[int(name)] for name in names], pa.string())
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), known).cast(pa.string())
 
 
 def _kafka_times(frames: FrameBatch, index: NDArray[np.int64]) -> pa.Array:

@@ -159,13 +159,8 @@ class Intake:
         return found
 
     def arrays(self, snapshot: TableSnapshot | None, held: Sequence[Column]) -> Arrays | None:
-        """Whether arrays are flat, as decided once; a table that began with the dead decides with its first row."""
-        decided: Arrays | None = None if snapshot is None else snapshot.description.get("arrays")
-        if decided is None and held:
-            import pyarrow as pa
-
-            return "list" if any(pa.types.is_list(column.type) for column in held) else "flat"
-        return decided
+        """Whether arrays are flat, as decided once."""
+        return decided_arrays(snapshot, held)
 
     def slice_unit(
         self, snapshot: TableSnapshot | None, settings: Settings
@@ -192,6 +187,24 @@ class Intake:
             "arrays": encoded.arrays,
             "time_field": self.time_field,
         }
+
+
+def decided_arrays(snapshot: TableSnapshot | None, held: Sequence[Column]) -> Arrays | None:
+    """Whether a dataset's arrays are flat; one that began with the dead decides with its first row."""
+    decided: Arrays | None = None if snapshot is None else snapshot.description.get("arrays")
+    if decided is None and held:
+        import pyarrow as pa
+
+        return "list" if any(pa.types.is_list(column.type) for column in held) else "flat"
+    return decided
+
+
+def decided_time_field(snapshot: TableSnapshot | None, configured: str | None) -> str | None:
+    """The field that is the dataset's event time: as decided at its creation, whatever is configured now."""
+    if snapshot is None or "time_field" not in snapshot.description:
+        return configured
+    decided: str | None = snapshot.description["time_field"]
+    return decided
 
 
 def is_ended(snapshot: TableSnapshot, source: Source, partition: int) -> bool:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from efd_pipelines.archive.drain import DrainResult
     from efd_pipelines.archive.status import WeekStatus
     from efd_pipelines.settings import Settings
+    from efd_pipelines.topics.names import Dataset
 
 app = typer.Typer(rich_markup_mode=None, help="Fill the archive from Kafka, and see what it holds.")
 
@@ -39,6 +40,7 @@ Datasets = Annotated[
 ]
 
 _RUN_FACTS = ("records", "rows", "bytes", "commits", "dead_letters", "quarantined", "gaps", "topics")
+_REPLAY_FACTS = ("topics", "frames", "replayed", "quarantined", "dead_letters", "commits")
 _STATUS = ("topic", "week", "rows", "bytes", "files", "sealed", "first", "last", "lag")
 _AUDIT = ("ok", "topics", "records", "rows", "missing", "duplicates", "dead_letters", "quarantined")
 
@@ -220,8 +222,18 @@ def gaps(topics: Datasets = None, strict: Strict = False, as_json: AsJson = Fals
         raise typer.Exit(1)
 
 
-@app.command("dead-letters", epilog=example("efd archive dead-letters", "efd archive dead-letters --json"))
-def dead_letters(topics: Datasets = None, strict: Strict = False, as_json: AsJson = False) -> None:
+@app.command(
+    "dead-letters",
+    epilog=example("efd archive dead-letters", "efd archive dead-letters lsst.sal.MTMount.azimuth --replay"),
+)
+def dead_letters(
+    topics: Datasets = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Decode them again; what has become a row moves to its week, once.")
+    ] = False,
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
     """List what could not be decoded. By topic and reason; the frames are kept whole."""
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.dead_letters import dead_letters as kept
@@ -229,9 +241,27 @@ def dead_letters(topics: Datasets = None, strict: Strict = False, as_json: AsJso
     from efd_pipelines.topics.names import Dataset
 
     datasets = [Dataset.parse(text) for text in topics] if topics else None
+    if replay:
+        _replay(datasets, strict, as_json)
+        return
     found = plain(kept(Archive(load_settings()), datasets))
     print_json(found) if as_json else _print_rows(found, empty="No dead letters.")
     if strict and found:
+        raise typer.Exit(1)
+
+
+def _replay(datasets: Sequence[Dataset] | None, strict: bool, as_json: bool) -> None:
+    from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.archive.dead_letters import replay
+    from efd_pipelines.settings import load_settings
+
+    settings = load_settings()
+    settings.require_registry()
+    with Gauge("Replaying", "frames") as gauge:
+        result = replay(Archive(settings), settings, datasets=datasets, run=run_name(), progress=gauge.part)
+    facts = {**{name: getattr(result, name) for name in _REPLAY_FACTS}, "seconds": round(result.seconds, 3)}
+    print_json(facts) if as_json else print_facts(facts)
+    if strict and result.dead_letters:
         raise typer.Exit(1)
 
 

@@ -37,6 +37,7 @@ COLUMNS = (
     column("archive_schema", "int64", "Token of the writer's schema, whose text is in the archive's `schemas`"),
     column("archive_frame", "binary", "Of dead letters only: the frame as it came"),
     column("archive_reason", "string", "Of dead letters only: why it could not be decoded"),
+    column("archive_clock_error", "int64", "Of rows brought home from quarantine: µs that `time` was corrected by"),
 )
 """Columns that each topic's table has."""
 

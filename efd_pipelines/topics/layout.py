@@ -30,6 +30,7 @@ SYSTEM_COLUMNS: Mapping[str, pa.DataType] = {
     "archive_schema": pa.int64(),
     "archive_frame": pa.binary(),
     "archive_reason": pa.string(),
+    "archive_clock_error": pa.int64(),
 }
 TIME = pa.timestamp("us", tz="UTC")
 RESERVED = frozenset({"time", "week", *SYSTEM_COLUMNS})
