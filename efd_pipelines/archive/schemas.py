@@ -41,6 +41,7 @@ class WriterSchemas:
         self._lock = threading.Lock()
         self._known: set[tuple[int, str, int]] | None = None
         self._new: dict[tuple[int, str, int], TopicSchema] = {}
+        self._texts: dict[int, str] = {}
 
     def remember(self, registry: str, schema_id: int, schema: TopicSchema) -> None:
         """Notes a schema that is about to be referred to."""
@@ -65,12 +66,13 @@ class WriterSchemas:
             self._known = (self._known or set()) | set(new)
 
     def text(self, token: int) -> TopicSchema | None:
-        """The schema of a token, None where it was never seen."""
-        table = self._table(["token", "text"])
-        for found, text in zip(table["token"].to_pylist(), table["text"].to_pylist(), strict=True):
-            if found == token:
-                return parse_schema(text)
-        return None
+        """The schema of a token, None where it was never seen. The table is read again only for one that is new."""
+        with self._lock:
+            if token not in self._texts:
+                table = self._table(["token", "text"])
+                self._texts = dict(zip(table["token"].to_pylist(), table["text"].to_pylist(), strict=True))
+            text = self._texts.get(token)
+        return None if text is None else parse_schema(text)
 
     def tokens(self) -> set[int]:
         return set(self._table(["token"])["token"].to_pylist())
