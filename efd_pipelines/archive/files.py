@@ -8,13 +8,16 @@ encoding; certificates carry SHA-256. Making a file visible: `tables.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
+from numpy.typing import NDArray
 
 from efd_pipelines.archive.store import Store
 
@@ -37,6 +40,43 @@ class DataFile:
     uri: str = field(default="", compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedFile:
+    """A file of one slice that is not in the store yet; `data` are its bytes."""
+
+    week: str
+    slice: str
+    rows: int
+    data: memoryview
+    time_min_us: int | None
+    time_max_us: int | None
+
+
+def encoded_file(week: str, slice_key: str, table: pa.Table) -> EncodedFile:
+    """The rows of one slice as a file."""
+    return EncodedFile(week, slice_key, table.num_rows, encode(table), *time_range(table))
+
+
+def put_file(store: Store, relative: str, file: EncodedFile, *, partition: str = "week") -> DataFile:
+    """Writes a file under the table `relative`; invisible until committed.
+
+    Raises:
+        StoreUnavailable: nothing was written.
+    """
+    path = f"{partition}={file.week}/{file.slice}-{content_hash(file.data)}.parquet"
+    store.write_bytes(f"{relative}/{path}", file.data)
+    return DataFile(
+        path=path,
+        week=file.week,
+        slice=file.slice,
+        rows=file.rows,
+        size_bytes=len(file.data),
+        time_min_us=file.time_min_us,
+        time_max_us=file.time_max_us,
+        uri=store.uri(f"{relative}/{path}"),
+    )
+
+
 def write_data_file(
     store: Store, relative: str, week: str, slice_key: str, table: pa.Table, *, partition: str = "week"
 ) -> DataFile:
@@ -45,12 +85,7 @@ def write_data_file(
     Raises:
         StoreUnavailable: nothing was written.
     """
-    data = encode(table)
-    name = f"{slice_key}-{content_hash(data)}.parquet"
-    path = f"{partition}={week}/{name}"
-    store.write_bytes(f"{relative}/{path}", data)
-    low, high = time_range(table)
-    return DataFile(path, week, slice_key, table.num_rows, len(data), low, high, store.uri(f"{relative}/{path}"))
+    return put_file(store, relative, encoded_file(week, slice_key, table), partition=partition)
 
 
 def content_hash(data: bytes | memoryview) -> str:
@@ -60,10 +95,35 @@ def content_hash(data: bytes | memoryview) -> str:
 
 def sort_rows(table: pa.Table) -> pa.Table:
     """Rows by (salIndex, time, source, partition, offset), as every file has them."""
-    keys = [(name, "ascending") for name in _ORDER if name in table.column_names]
-    if not keys or table.num_rows < 2:
+    names = [name for name in _ORDER if name in table.column_names]
+    if not names or table.num_rows < 2 or _is_sorted(table, names):
         return table
-    return table.take(pc.sort_indices(table, sort_keys=keys))
+    return table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in names]))
+
+
+def _is_sorted(table: pa.Table, names: Sequence[str]) -> bool:
+    """Whether the rows are in order already, as one partition's mostly are: moving 800 columns costs much more."""
+    undecided = np.ones(table.num_rows - 1, dtype=np.bool_)
+    for name in names:
+        column = table[name]
+        if column.null_count:
+            return False
+        ranks = _ranks(column)
+        if bool((undecided & (ranks[1:] < ranks[:-1])).any()):
+            return False
+        undecided &= ranks[1:] == ranks[:-1]
+    return True
+
+
+def _ranks(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Numbers that are in the order of the values."""
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.int64())
+    if pa.types.is_string(column.type):
+        texts = column.combine_chunks().dictionary_encode()
+        order = np.argsort(np.argsort(texts.dictionary.to_numpy(zero_copy_only=False)))
+        return np.asarray(order[texts.indices.to_numpy()])
+    return np.asarray(column.to_numpy())
 
 
 def time_range(table: pa.Table) -> tuple[int | None, int | None]:
@@ -77,7 +137,7 @@ def time_range(table: pa.Table) -> tuple[int | None, int | None]:
 def encode(table: pa.Table) -> memoryview:
     """The bytes of a Parquet file with the rows of `table`."""
     sink = pa.BufferOutputStream()
-    table = _in_order(table).combine_chunks()
+    table = _in_order(table)
     options = writer_options(table.schema)
     with pq.ParquetWriter(sink, table.schema, **options) as writer:
         writer.write_table(table, row_group_size=row_group_rows(table))
@@ -93,9 +153,12 @@ def _in_order(table: pa.Table) -> pa.Table:
 
 
 def row_group_rows(table: pa.Table) -> int:
-    """Rows of a group of 64 MiB."""
-    per_row = max(1, table.nbytes // max(1, table.num_rows))
-    return int(min(_MAX_ROW_GROUP, max(1, ROW_GROUP_BYTES // per_row)))
+    """Rows of a group of 64 MiB or less, such that the last is not a small rest."""
+    rows = int(table.num_rows)
+    per_row = max(1, int(table.nbytes) // max(1, rows))
+    most = min(_MAX_ROW_GROUP, max(1, ROW_GROUP_BYTES // per_row))
+    groups = max(1, -(-rows // most))
+    return max(1, -(-rows // groups))
 
 
 def writer_options(schema: pa.Schema) -> dict[str, Any]:
