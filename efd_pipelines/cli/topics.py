@@ -8,7 +8,7 @@ import typer
 
 from efd_pipelines.cli.answers import print_json, print_table
 from efd_pipelines.cli.options import AsJson, example
-from efd_pipelines.errors import UsageError
+from efd_pipelines.errors import StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
     from efd_pipelines.kafka.catalogue import CatalogueTopic
@@ -32,6 +32,8 @@ def topics(
     as_json: AsJson = False,
 ) -> None:
     """List the topics on the brokers. With columns, records, schemas, and whether they are archived."""
+    from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.archive.discovered import kept
     from efd_pipelines.kafka.catalogue import read_catalogue
     from efd_pipelines.settings import load_settings
     from efd_pipelines.topics.names import Kind
@@ -39,9 +41,14 @@ def topics(
     settings = load_settings()
     if kind is not None and kind not in set(Kind):
         raise UsageError(f"{kind!r} is no kind of topics", remedy=f"There are {', '.join(Kind)}.")
+    try:
+        previous = kept(Archive(settings).store)
+    except StoreUnavailable:
+        # It only spares questions to the registry.
+        previous = None
     found = [
         one
-        for one in read_catalogue(settings).topics
+        for one in read_catalogue(settings, previous).topics
         if component in (None, one.component) and kind in (None, one.kind.value)
     ]
     if as_json:

@@ -15,7 +15,7 @@ from efd_pipelines.defs import jobs
 from efd_pipelines.defs.archive import due_topics, raw_archive
 from efd_pipelines.defs.events import DAY_S, RAW, changes, months_since, untold
 from efd_pipelines.defs.failures import explained
-from efd_pipelines.defs.sources import discovered_within, keep
+from efd_pipelines.defs.sources import discovered_within
 from efd_pipelines.errors import SettingsError
 from efd_pipelines.partitions import COMPONENTS, component_key, known_components
 from efd_pipelines.resources import Deployment
@@ -64,6 +64,8 @@ def discover(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.
 
 
 def _discover(instance: dg.DagsterInstance, archive: "Archive") -> dg.SensorResult:
+    from efd_pipelines.archive.discovered import keep
+
     if in_progress(instance, "discover"):
         return dg.SensorResult(skip_reason="A run of `discover` is under way.")
     found = discovered_within(instance, archive, BUDGET_S)
@@ -72,7 +74,7 @@ def _discover(instance: dg.DagsterInstance, archive: "Archive") -> dg.SensorResu
     known = set(known_components(instance))
     new = [component_key(component) for component in found.catalogue.components() if component not in known]
     # Kept before Dagster has recorded the events: where it fails to, the data versions tell them at the next tick.
-    keep(archive, found.catalogue)
+    keep(archive.store, found.catalogue)
     group_of = archive.settings.configuration.drain_group_of
     first = {group_of(topic.component) for topic in found.change.first_records if topic.covered}
     requested = drain_requests(instance, first)

@@ -17,16 +17,12 @@ import dagster as dg
 from efd_pipelines.configuration import Configuration
 from efd_pipelines.defs.failures import explained
 from efd_pipelines.defs.metadata import OWNERS, Metadata, column, column_schema, table
-from efd_pipelines.errors import DataError
 from efd_pipelines.partitions import COMPONENTS, add_components, check_components, component_key, component_of
 from efd_pipelines.resources import Deployment
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.kafka.catalogue import Catalogue, CatalogueChange, CatalogueTopic
-
-KEPT_IN = "catalogue/topics.json"
-"""Where the last catalogue is, in the archive's store: the next reading asks only for what may have changed."""
 
 DATA_VERSION = "dagster/data_version"
 FIELDS_SHOWN = 1500
@@ -112,6 +108,8 @@ def kafka_topics(context: dg.AssetExecutionContext, deployment: Deployment) -> d
 @dg.op(ins={"after": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing))
 def discover_topics(context: dg.OpExecutionContext, deployment: Deployment) -> None:
     """Reads the catalogue, gives partitions to new components, and tells Dagster which components' topics changed."""
+    from efd_pipelines.archive.discovered import keep
+
     with explained():
         archive = deployment.archive()
         found = discovered(context.instance, archive)
@@ -119,7 +117,7 @@ def discover_topics(context: dg.OpExecutionContext, deployment: Deployment) -> N
             context.log.info(f"Component {component} is new to Dagster.")
         for event in found.events():
             context.log_event(event)
-        keep(archive, found.catalogue)
+        keep(archive.store, found.catalogue)
         for line in found.change.lines():
             context.log.info(line)
         context.add_output_metadata(
@@ -185,9 +183,10 @@ def discovered(instance: dg.DagsterInstance, archive: "Archive") -> Discovery:
     Raises:
         KafkaUnavailable, RegistryUnavailable, StoreUnavailable: a service did not answer.
     """
+    from efd_pipelines.archive.discovered import kept
     from efd_pipelines.kafka.catalogue import read_catalogue
 
-    previous = kept(archive)
+    previous = kept(archive.store)
     return _discovery(instance, archive, previous, read_catalogue(archive.settings, previous))
 
 
@@ -197,9 +196,10 @@ def discovered_within(instance: dg.DagsterInstance, archive: "Archive", seconds:
     When the observatory deploys a release, thousands of schemas are new at once: more than a tick may take. The
     reading that is given up ends by itself.
     """
+    from efd_pipelines.archive.discovered import kept
     from efd_pipelines.kafka.catalogue import read_catalogue
 
-    previous = kept(archive)
+    previous = kept(archive.store)
     reader = ThreadPoolExecutor(1)
     reading = reader.submit(read_catalogue, archive.settings, previous)
     reader.shutdown(wait=False)
@@ -243,23 +243,6 @@ def version_of(topics: Sequence["CatalogueTopic"]) -> str:
         for topic in topics
     ]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
-
-
-def kept(archive: "Archive") -> "Catalogue | None":
-    """The catalogue that was kept last; None where there is none that can be read: all is then read anew."""
-    from efd_pipelines.kafka.catalogue import Catalogue
-
-    data = archive.store.try_read(KEPT_IN)
-    if data is None:
-        return None
-    try:
-        return Catalogue.from_json(data.decode())
-    except (DataError, UnicodeDecodeError):
-        return None
-
-
-def keep(archive: "Archive", catalogue: "Catalogue") -> None:
-    archive.store.write_bytes(KEPT_IN, catalogue.to_json().encode())
 
 
 def _topic(topic: "CatalogueTopic", configuration: Configuration) -> dict[str, Any]:

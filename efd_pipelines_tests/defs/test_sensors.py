@@ -15,9 +15,10 @@ from dagster._core.utils import make_new_run_id
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.backlog import Backlog
+from efd_pipelines.archive.discovered import kept
 from efd_pipelines.defs import sensors
 from efd_pipelines.defs.jobs import DRAIN_GROUP
-from efd_pipelines.defs.sources import kafka_topics, kept
+from efd_pipelines.defs.sources import kafka_topics
 from efd_pipelines.errors import KafkaUnavailable
 from efd_pipelines.kafka.catalogue import Catalogue
 from efd_pipelines.partitions import known_components
@@ -239,7 +240,7 @@ class TestDiscover:
             lost = sensors.discover(context, deployment=Deployment())
         assert isinstance(lost, dg.SensorResult)
         assert lost.asset_events
-        assert kept(archive) is not None
+        assert kept(archive.store) is not None
         assert self.told(ticking(sensors.discover, instance)()) == ["ESS"]
         assert known_components(instance) == ["ESS"]
 

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.discovered import kept
 from efd_pipelines.definitions import build_defs
 from efd_pipelines.defs.exposures import exposure_key
-from efd_pipelines.defs.sources import discovered, kept, known_versions
+from efd_pipelines.defs.sources import discovered, known_versions
 from efd_pipelines.exposures.consdb import naive_tai, write_exposures
 from efd_pipelines.partitions import add_components
 from efd_pipelines.times import Week
@@ -128,7 +129,7 @@ def test_the_topics_of_one_component_by_hand(
     assert [record.data["topic"] for record in shown["ESS"]["topics"].records] == ["temperature"]
     assert known_versions(instance)["ESS"]
     # The other component's news is still to be told by discovery.
-    assert kept(archive) is None
+    assert kept(archive.store) is None
     assert discovered(instance, archive).changed == ("MTM1M3",)
 
 
