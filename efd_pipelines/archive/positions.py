@@ -172,7 +172,7 @@ class Intake:
         if configured is not None:
             return SliceUnit(configured)
         rate = settings.configuration.rate_hz(self.dataset)
-        return lambda columns: choose_unit(rate, _row_bytes(columns))
+        return lambda columns: choose_unit(rate, row_bytes(columns))
 
     def description(self, snapshot: TableSnapshot | None, encoded: Encoded, settings: Settings) -> dict[str, Any]:
         """The decisions that are taken at the table's creation."""
@@ -302,7 +302,7 @@ def opened_sources(
     return positions, ends
 
 
-def _row_bytes(columns: Sequence[Column]) -> int:
+def row_bytes(columns: Sequence[Column]) -> int:
     """Bytes of a decoded row, by the types; texts and lists by a guess."""
     if not columns:
         return _UNKNOWN_ROW_BYTES

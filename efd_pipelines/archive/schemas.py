@@ -74,6 +74,30 @@ class WriterSchemas:
             text = self._texts.get(token)
         return None if text is None else parse_schema(text)
 
+    def texts(self) -> list[tuple[int, str]]:
+        """Every token with its text, as often as it stands there."""
+        table = self._table(["token", "text"])
+        return list(zip(table["token"].to_pylist(), table["text"].to_pylist(), strict=True))
+
+    def versions(self, schema: TopicSchema) -> list[TopicSchema]:
+        """All schemas of the same record, whichever topic they were seen on."""
+        table = self._table(["token", "namespace", "name", "text"])
+        found = {
+            row["token"]: row["text"]
+            for row in table.to_pylist()
+            if (row["namespace"], row["name"]) == (schema.namespace, schema.name)
+        }
+        return [parse_schema(text) for text in found.values()]
+
+    def newest(self) -> dict[str, str]:
+        """By topic (`namespace.name`), the text of the schema that was seen last."""
+        table = self._table(["namespace", "name", "text", "seen"]).sort_by("seen")
+        names = zip(table["namespace"].to_pylist(), table["name"].to_pylist(), strict=True)
+        return {
+            f"{namespace}.{name}": text
+            for (namespace, name), text in zip(names, table["text"].to_pylist(), strict=True)
+        }
+
     def tokens(self) -> set[int]:
         return set(self._table(["token"])["token"].to_pylist())
 
