@@ -34,7 +34,7 @@ from efd_pipelines.topics.layout import (
 )
 from efd_pipelines.topics.schemas import TopicSchema
 
-_AHEAD_US = 3_600_000_000
+AHEAD_US = 3_600_000_000
 _GOOD_SYSTEM = ("kafka_partition", "kafka_offset", "kafka_timestamp", "kafka_key", "archive_source", "archive_schema")
 _JSON_TOKEN = 0
 
@@ -268,7 +268,7 @@ def _sort_into(
     times = rows["time"].cast(pa.int64()).combine_chunks().fill_null(INVALID_TIME).to_numpy(zero_copy_only=False)
     received = frames.timestamps_ms[index] * 1000
     received = np.where(received < 0, int(time.time() * 1e6), received)
-    is_bad = (times < FIRST_WEEK.start_us) | (times > received + _AHEAD_US)
+    is_bad = (times < FIRST_WEEK.start_us) | (times > received + AHEAD_US)
     starts = slice_starts(np.where(is_bad, 0, times), unit)
     starts = np.where(is_bad, INVALID_TIME, starts)
     lengths = np.array([len(frames.values[n] or b"") for n in index.tolist()], dtype=np.int64)

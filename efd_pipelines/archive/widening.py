@@ -51,11 +51,15 @@ def _narrow_files(snapshot: TableSnapshot) -> list[DataFile]:
 
 
 def _is_narrow(snapshot: TableSnapshot, file: DataFile, schema: pa.Schema) -> bool:
+    return any(not field.type.equals(schema.field(field.name).type) for field in file_schema(snapshot, file))
+
+
+def file_schema(snapshot: TableSnapshot, file: DataFile) -> pa.Schema:
+    """The columns of a file, as it was written."""
     path = f"{snapshot.relative}/{file.path}"
     store = snapshot.store
     with store.errors(f"read {path}"):
-        found = pq.read_schema(store.path(path), filesystem=store.arrow_fs)
-    return any(not field.type.equals(schema.field(field.name).type) for field in found)
+        return pq.read_schema(store.path(path), filesystem=store.arrow_fs)
 
 
 def _rewrite(snapshot: TableSnapshot, files: Sequence[DataFile], run: str) -> Commit:
@@ -76,10 +80,6 @@ def _rewrite(snapshot: TableSnapshot, files: Sequence[DataFile], run: str) -> Co
 
 
 def _widened(snapshot: TableSnapshot, file: DataFile) -> DataFile:
-    path = f"{snapshot.relative}/{file.path}"
-    store = snapshot.store
-    with store.errors(f"read {path}"):
-        names = pq.read_schema(store.path(path), filesystem=store.arrow_fs).names
     whole = snapshot.schema
-    rows = read_file(snapshot, file, pa.schema([whole.field(name) for name in names]))
-    return write_data_file(store, snapshot.relative, file.week, file.slice, rows, partition=snapshot.partition)
+    rows = read_file(snapshot, file, pa.schema([whole.field(name) for name in file_schema(snapshot, file).names]))
+    return write_data_file(snapshot.store, snapshot.relative, file.week, file.slice, rows, partition=snapshot.partition)

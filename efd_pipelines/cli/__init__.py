@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from efd_pipelines.cli import archive, config, demo, exports, exposures, reports, simulate, tiers, topics
+from efd_pipelines.cli import archive, config, demo, exports, exposures, quarantine, reports, simulate, tiers, topics
 from efd_pipelines.cli.answers import print_json
 from efd_pipelines.errors import EfdError
 
@@ -38,6 +38,7 @@ demo.add_to(app)
 app.add_typer(simulate.app, name="simulate")
 topics.add_to(app)
 app.add_typer(archive.app, name="archive")
+quarantine.add_to(archive.app)
 app.add_typer(tiers.app, name="tiers")
 app.add_typer(exposures.app, name="exposures")
 app.add_typer(reports.app, name="report")

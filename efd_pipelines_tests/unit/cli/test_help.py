@@ -43,6 +43,8 @@ def test_all_commands_of_the_interface_are_there() -> None:
         "archive files",
         "archive gaps",
         "archive dead-letters",
+        "archive quarantine",
+        "archive release",
         "tiers run",
         "exposures run",
         "exposures check",
