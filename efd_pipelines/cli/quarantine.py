@@ -64,7 +64,7 @@ def release(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say where the rows would be.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring rows home from quarantine, once the clock error is known.
+    """Bring rows home from quarantine. Once the clock error is known.
 
     `time` is corrected and `archive_clock_error` keeps by how much; what was sent stays as it was sent.
     """
