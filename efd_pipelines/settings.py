@@ -14,10 +14,19 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from efd_pipelines.configuration import Configuration, load_configuration
 from efd_pipelines.errors import SettingsError, UsageError
+from efd_pipelines.times import Week
 
 ProfileName = Literal["demo", "summit", "usdf", "usdfdev", "idfdev", "tts", "bts", "base"]
 
@@ -70,7 +79,14 @@ class Settings(BaseModel):
     history_influx_user: str | None = None
     history_influx_password: SecretStr | None = None
     history_influx_org: str | None = None
-    history_database: str | None = None
+    history_database: str = "efd"
+    history_lines: Path | None = None
+    history_queries: PositiveInt = 2
+    history_values_s: PositiveFloat = 200_000.0
+    history_timeout_s: PositiveFloat = 180.0
+    history_window: str = "13:00-21:00"
+    history_budget_h: PositiveFloat = 6.0
+    history_first_week: str | None = None
     slack_webhook: SecretStr | None = None
     dask_scheduler: str | None = None
     configuration: Configuration
@@ -93,6 +109,21 @@ class Settings(BaseModel):
         if "://" in root and not re.fullmatch(r"s3://[^/]{3,}(/.*)?", root):
             raise ValueError("must be a directory or s3://bucket/prefix")
         return root.rstrip("/") or root
+
+    @field_validator("history_window")
+    @classmethod
+    def _is_a_time_of_day(cls, window: str) -> str:
+        if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", window):
+            raise ValueError("must be two times of day in UTC, as 13:00-21:00")
+        return window
+
+    @field_validator("history_first_week")
+    @classmethod
+    def _is_a_week(cls, key: str | None) -> str | None:
+        try:
+            return None if key is None else Week.parse(key).key
+        except UsageError as error:
+            raise ValueError(str(error)) from None
 
     @property
     def home_prefixes(self) -> tuple[str, ...]:
