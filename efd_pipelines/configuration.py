@@ -70,9 +70,17 @@ class Freshness(_Section):
 class KafkaReading(_Section):
     """Bounds of a drain."""
 
-    byte_budget: PositiveInt = 64 * 1024 * 1024
+    byte_budget: PositiveInt = 160 * 1024 * 1024
     stall_s: PositiveFloat = 30.0
     timeout_s: PositiveFloat = 20.0
+
+
+class Sealing(_Section):
+    """When slices and weeks are taken to be over, and how long replaced files stay for those who read them."""
+
+    slice_grace_h: float = Field(default=2.0, ge=0.0)
+    after_h: float = Field(default=24.0, ge=0.0)
+    replaced_days: float = Field(default=7.0, ge=7.0)
 
 
 class ExposureJoin(_Section):
@@ -103,6 +111,7 @@ class Configuration(_Section):
     time_fields: dict[str, str] = {}
     value_formats: dict[str, Literal["avro", "json"]] = {}
     kafka: KafkaReading = KafkaReading()
+    sealing: Sealing = Sealing()
     exposures: tuple[ExposureJoin, ...] = ()
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from efd_pipelines.archive.encoding import held_columns
 from efd_pipelines.archive.files import ROW_GROUP_BYTES, DataFile, time_range, writer_options
+from efd_pipelines.archive.positions import decided_arrays
 from efd_pipelines.archive.runs import Key, hash_of, low_key
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.tables import TableSnapshot
@@ -29,7 +30,7 @@ from efd_pipelines.topics.layout import SYSTEM_COLUMNS, TIME, arrow_field, plan_
 _FORM = 1
 _NOTE = b"efd"
 _MAX_GROUP_ROWS = 1 << 20
-_SYSTEM = tuple(name for name in SYSTEM_COLUMNS if name not in ("archive_frame", "archive_reason"))
+_SYSTEM = ("kafka_partition", "kafka_offset", "kafka_timestamp", "kafka_key", "archive_source", "archive_schema")
 _LIST_OVERHEAD_BYTES = 4
 
 
@@ -85,15 +86,16 @@ def form_of(snapshot: TableSnapshot, surveys: Sequence[Survey], schemas: WriterS
     """The columns of a file of these rows, with the table's types, units and descriptions of the newest schema."""
     table = {column.name: column for column in snapshot.schema}
     newest, older = _declared(snapshot, surveys, schemas)
-    known = {"time", *SYSTEM_COLUMNS, *newest, *older}
+    known = {"time", *_SYSTEM, *newest, *older}
     there = {name for one in surveys for name in one.columns.names}
     valued = _with_values(snapshot, surveys, sorted(name for name in there - known if name in table))
-    rest = older | {name: table[name] for name in valued}
+    rest = older | {name: table[name] for name in valued if name not in SYSTEM_COLUMNS}
+    system = [name for name in SYSTEM_COLUMNS if name in valued or (name in _SYSTEM and name in table)]
     fields = [
         pa.field("time", TIME),
         *newest.values(),
         *(rest[name] for name in sorted(rest)),
-        *(pa.field(name, SYSTEM_COLUMNS[name]) for name in _SYSTEM if name in table),
+        *(pa.field(name, SYSTEM_COLUMNS[name]) for name in system),
     ]
     return in_order(pa.schema([field.with_type(table[field.name].type) for field in fields]))
 
@@ -102,7 +104,8 @@ def _declared(
     snapshot: TableSnapshot, surveys: Sequence[Survey], schemas: WriterSchemas
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The columns that the rows' newest schema declares, and those that only older ones do."""
-    held, arrays = held_columns(snapshot.schema), snapshot.description.get("arrays")
+    held = held_columns(snapshot.schema)
+    arrays = decided_arrays(snapshot, held)
     names = {column.name for column in held}
     newest: dict[str, Any] = {}
     older: dict[str, Any] = {}

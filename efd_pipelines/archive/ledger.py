@@ -138,7 +138,9 @@ def rows_of(table: str, dataset: Dataset, made: Commit) -> list[LedgerRow]:
 
     What belongs to the commit as a whole (records, positions, gaps, schemas) stands on the first row alone.
     """
-    slices = sorted({(file.week, file.slice) for file in (*made.added, *made.removed)}) or [("", "")]
+    slices = sorted({(file.week, file.slice) for file in (*made.added, *made.removed)})
+    if not slices:  # a seal is of a week, and changes no file
+        slices = [(str(made.note.get("week", "")), "")]
     return [_row(table, dataset, made, week, key, first=n == 0) for n, (week, key) in enumerate(slices)]
 
 
@@ -345,6 +347,11 @@ class Ledger:
             if time.time() - at > _STALE_MARKER_S:
                 self._store.delete(f"{PENDING}/{name}")
         return found
+
+    def announced_tables(self) -> set[tuple[str, Dataset]]:
+        """The tables to which runs may be committing: the ledger may lack their newest versions."""
+        named = [self._announcement(name)[1] for name in self._store.list(PENDING)]
+        return {(table, Dataset.parse(text)) for of in named for table, text in of}
 
     def _announcement(self, name: str) -> tuple[float, list[tuple[str, str]]]:
         data = self._store.try_read(f"{PENDING}/{name}")

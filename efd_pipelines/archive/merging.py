@@ -28,7 +28,7 @@ from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
 from efd_pipelines.archive.reading import IDENTITY
 from efd_pipelines.archive.runs import Room, Run, merged
 from efd_pipelines.archive.schemas import WriterSchemas
-from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice
+from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice, slice_guard
 from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table
 from efd_pipelines.errors import ArchiveError, StaleWriter
 from efd_pipelines.memory import give_back
@@ -45,9 +45,6 @@ MAX_FILES = 16
 
 FAN_IN = 32
 """So many files are merged at once; more are merged in turns."""
-
-GRACE = timedelta(hours=2)
-"""How long after its end a slice is taken to be finished: the slow class of topics is read every hour."""
 
 HISTORY = ("influx:", "file:")
 """How `archive_source` begins where a row did not come from Kafka."""
@@ -92,11 +89,6 @@ class MergeResult:
         self.superseded += int(made.note.get("superseded", 0))
 
 
-def slice_guard(key: str) -> str:
-    """The app id that every commit raises which removes files of a slice: two of them would double its rows."""
-    return f"slice:{key}"
-
-
 def merge(
     archive: Archive,
     *,
@@ -121,7 +113,7 @@ def merge(
     started = time.monotonic()
     archive.prepare()
     archive.ledger.catch_up_pending()
-    at = datetime.now(UTC) if now is None else now
+    at = (datetime.now(UTC) if now is None else now) - grace(archive)
     result = MergeResult()
     wanted = _crowded(archive, datasets, weeks, at)
     merger = Merger(archive, run, result)
@@ -137,9 +129,14 @@ def merge(
     return result
 
 
-def is_finished(part: Slice, now: datetime) -> bool:
-    """Whether a slice is over, and what was to be read of it has been."""
-    return part.end_us <= microseconds(now - GRACE)
+def grace(archive: Archive) -> timedelta:
+    """How long after its end a slice is taken to be finished: the slow class of topics is read every hour."""
+    return timedelta(hours=archive.settings.configuration.sealing.slice_grace_h)
+
+
+def is_finished(part: Slice, at: datetime) -> bool:
+    """Whether a slice had ended at a time."""
+    return part.end_us <= microseconds(at)
 
 
 def files_to_merge(files: Sequence[DataFile], *, finished: bool) -> list[DataFile]:
@@ -167,22 +164,22 @@ class Merger:
         self._result = result
         self.schemas = WriterSchemas(archive.store)
 
-    def merge_slices(self, dataset: Dataset, keys: Iterable[str], now: datetime, rows: list[LedgerRow]) -> None:
+    def merge_slices(self, dataset: Dataset, keys: Iterable[str], at: datetime, rows: list[LedgerRow]) -> None:
         """Merges some slices of a dataset as far as they need it; adds the commits' ledger rows."""
         for key in sorted(keys):
             try:
-                while self._merge_slice(dataset, key, now, rows):
+                while self._merge_slice(dataset, key, at, rows):
                     continue
             except StaleWriter as error:
                 _log.info("%s", error.message)  # whoever was faster merged it, or the next round does
             except ArchiveError as error:
                 self._result.problems.append(MergeProblem(dataset.text, key, error.message, error.remedy))
 
-    def _merge_slice(self, dataset: Dataset, key: str, now: datetime, rows: list[LedgerRow]) -> bool:
+    def _merge_slice(self, dataset: Dataset, key: str, at: datetime, rows: list[LedgerRow]) -> bool:
         """One merge of a slice; whether there may be more to merge."""
         snapshot = self.opened(dataset)
         files = [file for file in snapshot.files() if file.slice == key and file.week not in (QUARANTINE, DEAD)]
-        chosen = files_to_merge(files, finished=is_finished(Slice.parse(key), now))
+        chosen = files_to_merge(files, finished=is_finished(Slice.parse(key), at))
         if not chosen:
             return False
         surveys = [survey(snapshot, file) for file in chosen]
@@ -294,7 +291,7 @@ def _is_history(sources: Any) -> Any:
 
 
 def _crowded(
-    archive: Archive, datasets: Collection[Dataset] | None, weeks: Collection[Week | str] | None, now: datetime
+    archive: Archive, datasets: Collection[Dataset] | None, weeks: Collection[Week | str] | None, at: datetime
 ) -> Mapping[Dataset, list[str]]:
     """Slices with too many files, by the ledger: it may lag, then the next round finds them."""
     found: dict[Dataset, list[str]] = {}
@@ -302,7 +299,7 @@ def _crowded(
         dataset = Dataset.parse(row["dataset"])
         if (datasets is not None and dataset not in datasets) or not _is_wanted(row["week"], weeks):
             continue
-        most = MAX_FILES if not is_finished(Slice.parse(row["slice"]), now) else 1
+        most = MAX_FILES if not is_finished(Slice.parse(row["slice"]), at) else 1
         if row["files"] > (0 if row["sealed"] else most):
             found.setdefault(dataset, []).append(row["slice"])
     return found

@@ -119,7 +119,7 @@ class Run:
     def _read(self) -> Iterator[pa.Table]:
         """The file's rows, a row group or less at a time."""
         store, relative = self.snapshot.store, f"{self.snapshot.relative}/{self.file.path}"
-        path = _fetched(self.snapshot, self.file, self.room.scratch)
+        path = fetched(self.snapshot, self.file, self.room.scratch)
         try:
             with store.errors(f"read {relative}"), pq.ParquetFile(path) as parquet:
                 there = set(parquet.schema_arrow.names)
@@ -245,7 +245,7 @@ def _count_before(keys: tuple[Any, Any], bound: Key) -> int:
     return low + int(np.searchsorted(times[low:high], bound[1], side="left"))
 
 
-def _fetched(snapshot: TableSnapshot, file: DataFile, scratch: Path) -> Path:
+def fetched(snapshot: TableSnapshot, file: DataFile, scratch: Path) -> Path:
     """The file on local disk, when its bytes are those that its name was made of.
 
     A merge removes what it read: made of a damaged file, it would make the damage look like data.

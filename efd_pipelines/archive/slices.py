@@ -78,6 +78,18 @@ class Slice:
         return cls(int(start.astype(np.int64)), unit)
 
 
+def slice_guard(key: str) -> str:
+    """The app id that every commit raises which removes files of a slice: two that did not know of each other would
+    both put its rows back (delta-facts). Quarantine and the dead have guards of their own.
+    """
+    return key if key in (QUARANTINE, DEAD) else f"slice:{key}"
+
+
+def seal_guard(week: Week | str) -> str:
+    """The app id that sealing a week raises."""
+    return f"seal:{week}"
+
+
 def slice_starts(time_us: NDArray[Any], unit: SliceUnit) -> NDArray[np.int64]:
     """Beginning of the slice of each time, in UTC microseconds."""
     times = np.asarray(time_us, dtype=np.int64)

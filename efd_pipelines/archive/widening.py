@@ -1,8 +1,9 @@
 """Widening: what happens when a field arrives with a wider type than its column (int → long, float → double).
 
 The table's schema comes first, since delta-rs would take the wider file and leave the schema narrow; then the
-narrow files are rewritten, under the guard `widen`, until a fresh look finds none: a writer that was encoding for
-the narrow table meanwhile may still add one (delta-facts). Plain Parquet readers fail on a mixture.
+narrow files of weeks that are not sealed are rewritten, under the guards `widen` and those of their slices, until a
+fresh look finds none: a writer that was encoding for the narrow table meanwhile may still add one (delta-facts). Plain
+Parquet readers fail on a mixture; a sealed week is none, and keeps its types until it is sealed again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from efd_pipelines.archive.files import DataFile, write_data_file
 from efd_pipelines.archive.reading import read_file
+from efd_pipelines.archive.slices import seal_guard, slice_guard
 from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table, widen
 from efd_pipelines.errors import StaleWriter
 from efd_pipelines.topics.layout import Column, arrow_field
@@ -47,7 +49,11 @@ def widen_table(snapshot: TableSnapshot, columns: Iterable[Column], run: str) ->
 
 def _narrow_files(snapshot: TableSnapshot) -> list[DataFile]:
     schema = snapshot.schema
-    return [file for file in snapshot.files() if _is_narrow(snapshot, file, schema)]
+    return [file for file in snapshot.files() if not _is_sealed(snapshot, file) and _is_narrow(snapshot, file, schema)]
+
+
+def _is_sealed(snapshot: TableSnapshot, file: DataFile) -> bool:
+    return snapshot.transaction_version(seal_guard(file.week)) is not None
 
 
 def _is_narrow(snapshot: TableSnapshot, file: DataFile, schema: pa.Schema) -> bool:
@@ -63,7 +69,8 @@ def file_schema(snapshot: TableSnapshot, file: DataFile) -> pa.Schema:
 
 
 def _rewrite(snapshot: TableSnapshot, files: Sequence[DataFile], run: str) -> Commit:
-    reached = snapshot.transaction_version(GUARD)
+    guards = [GUARD, *sorted({slice_guard(file.slice) for file in files})]
+    reached = {guard: snapshot.transaction_version(guard) for guard in guards}
     added = [_widened(snapshot, file) for file in files]
     return commit(
         snapshot.store,
@@ -71,7 +78,7 @@ def _rewrite(snapshot: TableSnapshot, files: Sequence[DataFile], run: str) -> Co
         snapshot,
         add=added,
         remove=files,
-        transactions={GUARD: (reached, (reached or 0) + 1)},
+        transactions={guard: (version, (version or 0) + 1) for guard, version in reached.items()},
         schema=snapshot.schema,
         note={"kind": "widen", "run": run},
         partition=snapshot.partition,

@@ -35,8 +35,8 @@ _CHANGES = """
       AND dataset IN (SELECT name FROM wanted)
     ORDER BY dataset, version
 """
-_KEEPS_ROWS = frozenset({"merge"})
-"""Kinds of commits that write the same rows anew."""
+_KEEPS_ROWS = frozenset({"merge", "widen", "seal"})
+"""Kinds of commits that write the same rows anew, or none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from efd_pipelines.topics.names import Dataset
 EXAMINED = "examined"
 _THREADS = 4
 
-_REARRANGING = ("merge", "widen")
+_REARRANGING = ("merge", "widen", "seal")
 _CHANGES = f"""
     SELECT l.dataset, l.version, l.slice,
            epoch_us(l.time_min) AS time_min_us, epoch_us(l.time_max) AS time_max_us

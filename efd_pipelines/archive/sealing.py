@@ -1,0 +1,442 @@
+"""Sealing: closing a week of a dataset for good, a day after it has ended.
+
+Every slice becomes one file, all files of the week have the same columns; each is read once more and audited; then
+the certificate is written (`certificates.py`) and the guard `seal:<Monday>` raised. Nothing keeps late records from
+the week: they make the certificate invalid, and the next round seals it again. A week in which something is wrong is
+not sealed, and the result says what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from efd_pipelines.archive.certificates import (
+    HOLES_LISTED,
+    Certificate,
+    CertifiedFile,
+    DamagedCertificate,
+    Origin,
+    is_valid,
+    read_certificate,
+    write_certificate,
+)
+from efd_pipelines.archive.files import DataFile
+from efd_pipelines.archive.form import Survey, form_of, survey
+from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
+from efd_pipelines.archive.merging import FAN_IN, Merger, MergeResult
+from efd_pipelines.archive.reading import IDENTITY, count_once
+from efd_pipelines.archive.runs import fetched, keys_of
+from efd_pipelines.archive.sequences import COLUMNS as NUMBERED
+from efd_pipelines.archive.sequences import Hole, Sequences, has_sequence
+from efd_pipelines.archive.slices import Slice, seal_guard
+from efd_pipelines.archive.tables import TableSnapshot, commit
+from efd_pipelines.errors import ArchiveError, StaleWriter, UsageError
+from efd_pipelines.times import Week
+from efd_pipelines.topics.names import Dataset
+
+if TYPE_CHECKING:
+    from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.settings import Settings
+
+_log = logging.getLogger(__name__)
+_ATTEMPTS = 5
+_DATASETS_ANNOUNCED = 64
+_COORDINATES = ("archive_source", "kafka_partition", "kafka_offset")
+
+Progress = Callable[[int, int], None]
+"""Called with datasets done and datasets to do."""
+
+
+class NotOver(UsageError):
+    """A week that may still get records in the ordinary way."""
+
+
+class NotSealable(ArchiveError):
+    """A week in which something is not as it should be."""
+
+    remedy = "`efd archive verify --deep` says what else is wrong. Once it is mended, the next round seals the week."
+
+
+@dataclass(frozen=True, slots=True)
+class SealProblem:
+    """A dataset whose week could not be sealed; those of the others were."""
+
+    topic: str
+    week: str
+    detail: str
+    remedy: str
+
+
+@dataclass(slots=True)
+class SealResult:
+    """What sealing did. `already` counts the datasets whose certificate was valid; rows and bytes are of all sealed."""
+
+    week: str = ""
+    sealed: int = 0
+    already: int = 0
+    rows: int = 0
+    bytes: int = 0
+    files: int = 0
+    holes: int = 0
+    superseded: int = 0
+    seconds: float = 0.0
+    merged: MergeResult = field(default_factory=MergeResult)
+    certificates: list[Certificate] = field(default_factory=list)
+    problems: list[SealProblem] = field(default_factory=list)
+
+    def count(self, certificate: Certificate) -> None:
+        self.sealed += 1
+        self.rows += certificate.rows
+        self.bytes += certificate.size_bytes
+        self.files += len(certificate.files)
+        self.holes += certificate.holes_count
+        self.superseded += certificate.superseded
+        self.certificates.append(certificate)
+
+
+def seal(
+    archive: Archive,
+    settings: Settings,
+    *,
+    week: Week,
+    components: Collection[str] | None = None,
+    datasets: Collection[Dataset] | None = None,
+    now: datetime | None = None,
+    run: str = "",
+    progress: Progress | None = None,
+) -> SealResult:
+    """Seals a week of all datasets that have rows in it; those whose certificate is valid are left as they are.
+
+    Safe to be killed, repeated, and run beside drains and other rounds.
+
+    Raises:
+        NotOver: the week ended less than a day ago.
+        StoreUnavailable: what was sealed before stands.
+    """
+    started = time.monotonic()
+    at = datetime.now(UTC) if now is None else now
+    due = due_at(week, settings)
+    if at < due:
+        raise NotOver(
+            f"The week of {week} can be sealed from {due:%Y-%m-%d %H:%M} UTC on",
+            remedy="Its late records are still being read; seal it then.",
+        )
+    archive.prepare()
+    archive.ledger.catch_up_pending()
+    result = SealResult(week.key)
+    wanted = [
+        dataset
+        for dataset in _with_rows(archive, week)
+        if (components is None or dataset.component in components) and (datasets is None or dataset in datasets)
+    ]
+    sealer = _Sealer(archive, week, run, result)
+    for start in range(0, len(wanted), _DATASETS_ANNOUNCED):
+        part = wanted[start : start + _DATASETS_ANNOUNCED]
+        with archive.ledger.announced(run, [(RAW, dataset) for dataset in part]) as rows:
+            for n, dataset in enumerate(part):
+                sealer.seal(dataset, rows)
+                if progress:
+                    progress(start + n + 1, len(wanted))
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def due_at(week: Week, settings: Settings) -> datetime:
+    """From when on a week may be sealed."""
+    return week.next().start + timedelta(hours=settings.configuration.sealing.after_h)
+
+
+def unsealed_weeks(archive: Archive, settings: Settings, now: datetime | None = None) -> list[Week]:
+    """The weeks that may be sealed and of which, by the ledger, something is not, or was touched since."""
+    at = datetime.now(UTC) if now is None else now
+    archive.ledger.catch_up_pending()
+    found = archive.ledger.sql(_UNSEALED)["week"].to_pylist()
+    weeks = [Week.parse(key) for key in found]
+    return [week for week in weeks if due_at(week, settings) <= at]
+
+
+_UNSEALED = """
+    WITH of AS (
+        SELECT dataset, week, arg_max(commit_kind, version) AS last, sum(rows) AS rows FROM ledger
+        WHERE "table" = 'raw' AND week NOT IN ('', 'quarantine', 'dead') GROUP BY ALL
+    )
+    SELECT DISTINCT week FROM of WHERE last <> 'seal' AND rows > 0 ORDER BY week
+"""
+_WITH_ROWS = """
+    SELECT dataset FROM ledger JOIN wanted USING (week)
+    WHERE "table" = 'raw' GROUP BY dataset HAVING sum(rows) > 0 ORDER BY dataset
+"""
+
+
+def _with_rows(archive: Archive, week: Week) -> list[Dataset]:
+    found = archive.ledger.sql(_WITH_ROWS, wanted=pa.table({"week": [week.key]}))
+    return [Dataset.parse(text) for text in found["dataset"].to_pylist()]
+
+
+class _Sealer:
+    """Seals one week, dataset by dataset."""
+
+    def __init__(self, archive: Archive, week: Week, run: str, result: SealResult) -> None:
+        self._archive = archive
+        self._week = week.key
+        self._run = run
+        self._result = result
+        self._merger = Merger(archive, run, result.merged)
+
+    def seal(self, dataset: Dataset, rows: list[LedgerRow]) -> None:
+        """Seals the week of one dataset; adds the commits' ledger rows."""
+        try:
+            for _ in range(_ATTEMPTS):
+                try:
+                    self._seal(dataset, rows)
+                    return
+                except StaleWriter as error:
+                    _log.info("%s", error.message)
+            raise NotSealable(
+                f"{dataset} changed all the time", remedy="Look who writes to this week; the next round tries again."
+            )
+        except ArchiveError as error:
+            self._result.problems.append(SealProblem(dataset.text, self._week, error.message, error.remedy))
+
+    def _seal(self, dataset: Dataset, rows: list[LedgerRow]) -> None:
+        snapshot = self._merger.opened(dataset)
+        before = _readable(self._archive, dataset, self._week)
+        if before is not None and is_valid(before, snapshot):
+            self._result.already += 1
+            return
+        self._bring_into_form(dataset, rows)
+        snapshot = self._merger.opened(dataset)
+        files = snapshot.files({self._week})
+        if not files:
+            return
+        certificate = self._certificate(dataset, snapshot, files, before)
+        # Before the guard: whoever sees the guard raised finds the certificate.
+        write_certificate(self._archive.store, snapshot.relative, certificate)
+        made = commit(
+            snapshot.store,
+            snapshot.relative,
+            snapshot,
+            transactions={seal_guard(self._week): (certificate.seal - 1 or None, certificate.seal)},
+            schema=snapshot.schema,
+            note={"kind": "seal", "run": self._run, "week": self._week},
+        )
+        rows += rows_of(RAW, dataset, made)
+        self._result.count(certificate)
+
+    def _bring_into_form(self, dataset: Dataset, rows: list[LedgerRow]) -> None:
+        """One file per slice, all of them with the columns of the week."""
+        snapshot = self._merger.opened(dataset)
+        surveys = [survey(snapshot, file) for file in snapshot.files({self._week})]
+        if not surveys:
+            return
+        form = form_of(snapshot, surveys, self._merger.schemas)
+        by_slice: dict[str, list[Survey]] = {}
+        for one in surveys:
+            by_slice.setdefault(one.file.slice, []).append(one)
+        for key, parts in sorted(by_slice.items()):
+            if not _is_in_form(parts, form):
+                self._merge_all(dataset, key, form, rows)
+
+    def _merge_all(self, dataset: Dataset, key: str, form: pa.Schema, rows: list[LedgerRow]) -> None:
+        while True:
+            snapshot = self._merger.opened(dataset)
+            parts = [survey(snapshot, file) for file in snapshot.files({self._week}) if file.slice == key]
+            if _is_in_form(parts, form):
+                return
+            parts.sort(key=lambda one: (one.file.size_bytes, one.file.path))
+            if self._merger.replace(dataset, snapshot, parts[:FAN_IN], form, rows) is None:
+                raise NotSealable(f"{dataset}, slice {key} cannot be brought into the form of its week")
+
+    def _certificate(
+        self, dataset: Dataset, snapshot: TableSnapshot, files: Sequence[DataFile], before: Certificate | None
+    ) -> Certificate:
+        """Reads all files once more, and certifies what is in them; `before` is the week's last certificate.
+
+        Raises:
+            NotSealable, DamagedFile: something is not as it should be.
+        """
+        inspected = Inspection(snapshot, numbered=has_sequence(dataset))
+        certified = [inspected.inspect(file) for file in files]
+        times = [time_us for file in files for time_us in (file.time_min_us, file.time_max_us) if time_us is not None]
+        holes = inspected.sequences.holes()
+        gaps, superseded = _since(self._archive, dataset, self._week, -1 if before is None else before.version)
+        if before is not None:
+            gaps, superseded = [*before.gaps, *gaps], superseded + before.superseded
+        return Certificate(
+            dataset=dataset.text,
+            week=self._week,
+            seal=(snapshot.transaction_version(seal_guard(self._week)) or 0) + 1,
+            version=snapshot.version,
+            rows=sum(file.rows for file in files),
+            size_bytes=sum(file.size_bytes for file in files),
+            time_min_us=min(times, default=None),
+            time_max_us=max(times, default=None),
+            origins=inspected.origins(),
+            schemas=tuple(sorted(inspected.schemas)),
+            gaps=tuple(gaps),
+            repeated=inspected.repeated,
+            superseded=superseded,
+            holes_count=len(holes),
+            numbers_missing=sum(hole.count for hole in holes),
+            holes=tuple(_hole(hole) for hole in holes[:HOLES_LISTED]),
+            files=tuple(certified),
+        )
+
+
+def _is_in_form(parts: Sequence[Survey], form: pa.Schema) -> bool:
+    return len(parts) == 1 and parts[0].is_merged and parts[0].columns.equals(form, check_metadata=True)
+
+
+def _readable(archive: Archive, dataset: Dataset, week: str) -> Certificate | None:
+    """The week's certificate; one that cannot be read is as good as none."""
+    try:
+        return read_certificate(archive, dataset, week)
+    except DamagedCertificate as error:
+        _log.warning("%s", error.message)
+        return None
+
+
+def _hole(hole: Hole) -> Mapping[str, Any]:
+    return {name: getattr(hole, name) for name in Hole.__slots__}
+
+
+def _since(archive: Archive, dataset: Dataset, week: str, version: int) -> tuple[list[Mapping[str, Any]], int]:
+    """What the ledger knows of commits after a version to a week: gaps noticed with its rows, history rows left out."""
+    found = archive.ledger.sql(
+        """
+        SELECT gaps, CASE WHEN commit_kind = 'merge' THEN -rows ELSE 0 END AS superseded
+        FROM ledger JOIN wanted USING (dataset, week)
+        WHERE "table" = 'raw' AND ledger.version > wanted.version ORDER BY ledger.version
+        """,
+        wanted=pa.table({"dataset": [dataset.text], "week": [week], "version": [version]}),
+    ).to_pylist()
+    return [gap for row in found for gap in json.loads(row["gaps"])], sum(row["superseded"] for row in found)
+
+
+@dataclass(slots=True)
+class Inspection:
+    """Reads files of a week in the order of their slices, a row group at a time, and counts what is in them."""
+
+    snapshot: TableSnapshot
+    numbered: bool
+    sequences: Sequences = field(default_factory=Sequences)
+    schemas: set[int] = field(default_factory=set)
+    repeated: int = 0
+    _origins: dict[tuple[str, int | None], tuple[int, int | None, int | None]] = field(default_factory=dict)
+
+    def origins(self) -> tuple[Origin, ...]:
+        """The sources' partitions, sorted."""
+        return tuple(
+            Origin(source, partition, *counted, self._position(source, partition))
+            for (source, partition), counted in sorted(self._origins.items(), key=lambda item: str(item[0]))
+        )
+
+    def _position(self, source: str, partition: int | None) -> int | None:
+        return self.snapshot.transaction_version(f"kafka:{source}:{partition}")
+
+    def inspect(self, file: DataFile) -> CertifiedFile:
+        """Audits one file and counts its rows.
+
+        Raises:
+            NotSealable: its rows are not those of its slice, or one stands twice.
+            DamagedFile: it is not what was written.
+            StoreUnavailable: the store did not answer.
+        """
+        with tempfile.TemporaryDirectory(prefix="efd-seal-") as scratch:
+            path = fetched(self.snapshot, file, Path(scratch))
+            with self.snapshot.store.errors(f"read {file.path}"):
+                with path.open("rb") as data:
+                    digest = hashlib.file_digest(data, "sha256").hexdigest()
+                rows = self._count_rows(file, path)
+        if rows != file.rows:
+            raise NotSealable(f"{file.path} has {rows} rows, the log says {file.rows}")
+        return CertifiedFile(
+            file.path, file.slice, file.rows, file.size_bytes, file.time_min_us, file.time_max_us, digest
+        )
+
+    def _count_rows(self, file: DataFile, path: Path) -> int:
+        rows = 0
+        tail: pa.Table | None = None
+        for part in _parts(path):
+            rows += part.num_rows
+            self._check_times(file, part)
+            both = part if tail is None else pa.concat_tables([tail, part])
+            _check_coordinates(file, both)
+            self.repeated += _repeated(both) - (0 if tail is None else _repeated(tail))
+            tail = _last_key(both)
+            self._count_origins(part)
+            if self.numbered:
+                self.sequences.add(part)
+        return rows
+
+    def _check_times(self, file: DataFile, part: pa.Table) -> None:
+        of = Slice.parse(file.slice)
+        times = pc.min_max(part["time"].cast(pa.int64())).as_py()
+        if part["time"].null_count or times["min"] < of.start_us or times["max"] >= of.end_us:
+            raise NotSealable(f"{file.path} has rows that do not belong to slice {file.slice}")
+        if of.week.key != file.week:
+            raise NotSealable(f"{file.path} does not belong to week {file.week}")
+
+    def _count_origins(self, part: pa.Table) -> None:
+        self.schemas |= set(pc.unique(part["archive_schema"]).to_pylist()) - {None}
+        grouped = part.group_by(["archive_source", "kafka_partition"]).aggregate(
+            [([], "count_all"), ("kafka_offset", "min"), ("kafka_offset", "max")]
+        )
+        for row in grouped.to_pylist():
+            key = row["archive_source"], row["kafka_partition"]
+            count, first, last = self._origins.get(key, (0, None, None))
+            offsets = [n for n in (first, last, row["kafka_offset_min"], row["kafka_offset_max"]) if n is not None]
+            self._origins[key] = (
+                count + row["count_all"],
+                min(offsets, default=None),
+                max(offsets, default=None),
+            )
+
+
+def _parts(path: Path) -> Iterator[pa.Table]:
+    """What an inspection looks at, row group by row group."""
+    with pq.ParquetFile(path) as parquet:
+        wanted = ("time", *IDENTITY, *NUMBERED, *_COORDINATES, "archive_schema")
+        names = [name for name in dict.fromkeys(wanted) if name in parquet.schema_arrow.names]
+        for n in range(parquet.num_row_groups):
+            if parquet.metadata.row_group(n).num_rows:
+                yield parquet.read_row_group(n, names)
+
+
+def _last_key(part: pa.Table) -> pa.Table:
+    """The rows at the end that have one salIndex and time: what the next row group may go on with."""
+    groups, times = keys_of(part)
+    same = (groups == groups[-1]) & (times == times[-1])
+    return part.slice(len(same) - int(np.argmin(same[::-1])) if not same.all() else 0)
+
+
+def _repeated(rows: pa.Table) -> int:
+    """Rows whose record stands more than once, save the first."""
+    return int(rows.num_rows - count_once(rows).num_rows)
+
+
+def _check_coordinates(file: DataFile, rows: pa.Table) -> None:
+    """No record of a source's partition twice: sorted rows have the same one next to each other."""
+    known = rows.filter(pc.is_valid(rows["kafka_offset"])).select(list(_COORDINATES))
+    if known.num_rows < 2:
+        return
+    one, other = known.slice(1), known.slice(0, known.num_rows - 1)
+    same = pa.chunked_array([pa.array(np.ones(one.num_rows, dtype=bool))])
+    for name in _COORDINATES:
+        same = pc.and_kleene(same, pc.equal(one[name], other[name]))
+    if pc.any(same).as_py():
+        raise NotSealable(f"{file.path} has a record twice")
