@@ -1,221 +1,449 @@
 """The audit: whether the archive holds what it says, each record once.
 
-The plain audit asks the ledger (and Kafka, where it is reachable): seconds for all topics. The deep audit reads
-every file that counts and compares it with the tables' logs and the ledger. Both say what, where, and what to do.
+The plain audit takes seconds for all topics: it asks the ledger for every commit and every file that counts, the
+store for the directories of these files, and each table's log only for what the ledger does not know. Where Kafka is
+given, it also counts what Kafka still has (`recount.py`). The deep audit reads every file (`deep_audit.py`). All say
+what, where, and what to do (`findings.py`).
+What belongs here: what the ledger, the directories and the logs' listings can show.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from efd_pipelines.archive.files import DataFile
-from efd_pipelines.archive.ledger import RAW
-from efd_pipelines.archive.positions import ENDED
-from efd_pipelines.archive.reading import conform
+from efd_pipelines.archive.findings import DEEPER, REINDEX, RESTORE, Audit, Finding, counted, some
+from efd_pipelines.archive.ledger import RAW, relative_of
+from efd_pipelines.archive.losses import missing_records
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice
-from efd_pipelines.archive.tables import TableSnapshot, slice_of_path
-from efd_pipelines.errors import StoreUnavailable, UnknownDataset
-from efd_pipelines.topics.names import Dataset
+from efd_pipelines.archive.tables import Commit, read_log
+from efd_pipelines.errors import KafkaUnavailable, UnknownDataset
+from efd_pipelines.topics.names import Dataset, nearest
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.archive.recount import Feed
+    from efd_pipelines.settings import Settings
 
-_REPORT = "Report it with this output: the archive must not be like this."
-_KEEP = "Restore the file from a copy of the store; until then its rows are missing."
-_COORDINATES = ("archive_source", "kafka_partition", "kafka_offset")
+__all__ = ["Audit", "Finding", "gaps", "verify"]
 
+_COLUMNS = (
+    "commit_kind",
+    "rows",
+    "bytes",
+    "files",
+    "records",
+    "positions",
+    "gaps",
+    "names",
+    "time_min",
+    "time_max",
+    "at",
+)
+_LOG_KEPT_US = 29 * 86_400_000_000
+_ASKED_AT_ONCE = {False: 2, True: 16}
+_GONE = "Kafka no longer had them; `efd archive gaps` says who may."
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is not as it should be."""
-
-    topic: str
-    week: str
-    kind: str
-    detail: str
-    remedy: str
-
-
-@dataclass(slots=True)
-class Audit:
-    """What the audit found. `records` came from Kafka, `rows` are kept; both over all weeks asked for."""
-
-    topics: int = 0
-    records: int = 0
-    rows: int = 0
-    missing: int = 0
-    duplicates: int = 0
-    dead_letters: int = 0
-    quarantined: int = 0
-    problems: list[Finding] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
+Thing = TypeVar("Thing")
+Answer = TypeVar("Answer")
 
 
 def verify(
-    archive: Archive, *, deep: bool = False, week: str | None = None, datasets: Collection[Dataset] | None = None
+    archive: Archive,
+    *,
+    deep: bool = False,
+    week: str | None = None,
+    datasets: Collection[Dataset] | None = None,
+    settings: Settings | None = None,
 ) -> Audit:
-    """Recounts and audits the datasets (all by default).
+    """Audits the datasets (all by default).
+
+    Args:
+        deep: also read every file that counts.
+        week: only the files and rows of this week; the balance of records and rows is always that of the whole.
+        settings: where given, Kafka is asked what it still has.
 
     Raises:
         UnknownDataset: one that is not in the archive.
         StoreUnavailable: the store did not answer.
     """
-    archive.ledger.catch_up_pending()
-    audit = Audit()
-    counts = _ledger_counts(archive)
-    wanted = {dataset.text for dataset in datasets} if datasets is not None else set(counts)
-    unknown = sorted(wanted - set(counts))
-    if unknown:
-        raise UnknownDataset(f"{unknown[0]} is not in the archive")
-    for text in sorted(wanted):
-        _audit_counts(audit, text, counts[text], week)
+    announced = archive.ledger.announced_tables()
+    entries = _entries(archive, datasets)
+    audit = Audit(topics=len(entries.datasets))
+    _audit_balance(audit, entries, week)
+    _audit_gaps(audit, entries)
+    _audit_positions(audit, entries)
+    _audit_slices(audit, entries, week)
+    _audit_store(audit, entries, archive, week)
+    _audit_logs(audit, entries, archive, announced)
+    feeds = _recounted(audit, entries, settings) if settings is not None else []
     if deep:
-        for text in sorted(wanted):
-            _audit_files(archive, audit, Dataset.parse(text), counts[text], week)
+        from efd_pipelines.archive.deep_audit import deep_audit
+
+        deep_audit(archive, audit, entries.datasets, week, feeds)
+    audit.problems = list(dict.fromkeys(audit.problems))
     return audit
 
 
-def _ledger_counts(archive: Archive) -> dict[str, dict[str, Any]]:
-    """By dataset: records, rows and files by week, gaps and positions, as the ledger has them."""
-    ledger = archive.ledger.table()
-    raw = ledger.filter(pc.equal(ledger["table"], RAW))
-    found: dict[str, dict[str, Any]] = {}
-    for row in raw.select(["dataset", "week", "rows", "files", "records", "gaps", "positions"]).to_pylist():
-        of = found.setdefault(row["dataset"], {"records": 0, "rows": {}, "files": {}, "gaps": [], "positions": {}})
-        of["records"] += row["records"]
-        if row["week"]:
-            of["rows"][row["week"]] = of["rows"].get(row["week"], 0) + row["rows"]
-            of["files"][row["week"]] = of["files"].get(row["week"], 0) + row["files"]
-        of["gaps"] += json.loads(row["gaps"]) if row["gaps"] != "[]" else []
-        if row["positions"] != "{}":
-            for partition, position in json.loads(row["positions"]).items():
-                of["positions"][partition] = max(position, of["positions"].get(partition, 0))
+def gaps(archive: Archive, datasets: Sequence[Dataset] | None = None) -> list[dict[str, Any]]:
+    """Every recorded gap: topic, source, partition, first, end, reason, noticed.
+
+    Raises:
+        UnknownDataset: one that is not in the archive.
+    """
+    found = _entries(archive, datasets).gaps()
+    return [{"topic": topic, **gap} for topic, of in found for gap in of]
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The ledger's rows of the raw tables of some datasets, each once."""
+
+    frame: pl.DataFrame
+    datasets: Sequence[Dataset]
+
+    @cached_property
+    def commits(self) -> pl.DataFrame:
+        """A row per commit: dataset, version, kind, rows (added less removed), records, at."""
+        import polars as pl
+
+        return self.frame.group_by("dataset", "version", maintain_order=True).agg(
+            pl.col("commit_kind").first().alias("kind"),
+            pl.col("rows").sum(),
+            pl.col("records").sum(),
+            pl.col("at").min().cast(pl.Int64),
+        )
+
+    @cached_property
+    def live(self) -> pl.DataFrame:
+        """The files that count: dataset, week, slice, hash, and how often each was added more than removed."""
+        import polars as pl
+
+        names = self.frame.filter(pl.col("names") != "[]").select("dataset", "week", "slice", "names")
+        files = names.with_columns(pl.col("names").str.json_decode(pl.List(pl.String))).explode("names")
+        return (
+            files.group_by("dataset", "week", "slice", pl.col("names").str.slice(1).alias("hash"), maintain_order=True)
+            .agg(pl.when(pl.col("names").str.starts_with("+")).then(1).otherwise(-1).sum().alias("times"))
+            .filter(pl.col("times") != 0)
+        )
+
+    @cached_property
+    def slices(self) -> pl.DataFrame:
+        """What each slice holds: dataset, week, slice, rows, bytes, files; `known` where all its files' names are."""
+        import polars as pl
+
+        held = self.frame.filter(pl.col("week") != "")
+        return held.group_by("dataset", "week", "slice", maintain_order=True).agg(
+            pl.col("rows").sum(),
+            pl.col("bytes").sum(),
+            pl.col("files").sum(),
+            pl.col("names").is_not_null().all().alias("known"),
+            pl.col("time_min").min().cast(pl.Int64),
+            pl.col("time_max").max().cast(pl.Int64),
+        )
+
+    @cached_property
+    def positions(self) -> pl.DataFrame:
+        """A row per position that a commit reached: dataset, version, partition (`<source>:<number>`), position."""
+        import polars as pl
+
+        moved = self.frame.filter(pl.col("positions") != "{}").select("dataset", "version", "positions")
+        pairs = moved.with_columns(pl.col("positions").str.extract_all(r'"[^"]+":\s*-?\d+')).explode("positions")
+        return pairs.select(
+            "dataset",
+            "version",
+            pl.col("positions").str.extract(r'"([^"]+)"').alias("partition"),
+            pl.col("positions").str.extract(r"(-?\d+)$").cast(pl.Int64).alias("position"),
+        ).sort("dataset", "partition", "version")
+
+    def gaps(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """The recorded gaps by dataset."""
+        import polars as pl
+
+        noted = self.frame.filter(pl.col("gaps").is_not_null() & (pl.col("gaps") != "[]")).sort("dataset", "version")
+        for dataset, text in noted.select("dataset", "gaps").iter_rows():
+            yield dataset, json.loads(text)
+
+
+def _entries(archive: Archive, datasets: Collection[Dataset] | None) -> Entries:
+    """What the ledger has, after entering what killed runs did not."""
+    import polars as pl
+
+    archive.ledger.catch_up_pending()
+    ledger = archive.ledger.table(columns=_COLUMNS)
+    frame = pl.DataFrame(ledger.filter(pc.equal(ledger["table"], RAW)))
+    there = sorted(frame["dataset"].unique().to_list())
+    wanted = there if datasets is None else sorted({dataset.text for dataset in datasets})
+    unknown = sorted(set(wanted) - set(there))
+    if unknown:
+        raise UnknownDataset(f"{unknown[0]} is not in the archive{nearest(unknown[0], there)}")
+    if datasets is not None:
+        frame = frame.filter(pl.col("dataset").is_in(wanted))
+    return Entries(frame, [Dataset.parse(text) for text in wanted])
+
+
+def _audit_balance(audit: Audit, entries: Entries, week: str | None) -> None:
+    """Rows and records, commit by commit: what a drain read it kept, what is rearranged stays as much."""
+    import polars as pl
+
+    held = entries.slices if week is None else entries.slices.filter(pl.col("week") == week)
+    audit.rows += int(held["rows"].sum())
+    outside = entries.slices.group_by("week").agg(pl.col("rows").sum())
+    by_week = dict(outside.iter_rows())
+    audit.dead_letters += by_week.get(DEAD, 0)
+    audit.quarantined += by_week.get(QUARANTINE, 0)
+    audit.records += int(entries.commits["records"].sum())
+    wrong = entries.commits.with_columns(_surplus().alias("surplus")).filter(pl.col("surplus") != 0)
+    for dataset, version, kind, rows, records, surplus in wrong.select(
+        "dataset", "version", "kind", "rows", "records", "surplus"
+    ).iter_rows():
+        audit.missing += max(0, -surplus)
+        audit.duplicates += max(0, surplus)
+        detail = f"version {version} ({kind}) has {counted(records, 'record')} and {counted(rows, 'row')}"
+        audit.found(dataset, "", "lost" if surplus < 0 else "doubled", detail, DEEPER)
+
+
+def _surplus() -> pl.Expr:
+    """Rows of a commit beyond what its kind may change."""
+    import polars as pl
+
+    rows, records, kind = pl.col("rows"), pl.col("records"), pl.col("kind")
+    return (
+        pl.when(kind == "fill")
+        .then(pl.min_horizontal(rows, 0))
+        .when(kind.is_in(["expire", "merge", "seal"]))
+        .then(pl.max_horizontal(rows, 0))
+        .otherwise(rows - records)
+    )
+
+
+def _audit_gaps(audit: Audit, entries: Entries) -> None:
+    for topic, of in entries.gaps():
+        for gap in of:
+            missing = missing_records(gap)
+            audit.missing += missing
+            detail = f"partition {gap['partition']}: offsets {gap['first']} to {gap['end'] - 1}: {gap['reason']}"
+            if missing:
+                audit.found(topic, "", "gap", detail, _GONE)
+            else:
+                audit.note(topic, "", "gap", detail)
+
+
+def _audit_positions(audit: Audit, entries: Entries) -> None:
+    """Positions rise, and no commit has more records than offsets."""
+    import polars as pl
+
+    moves = entries.positions.with_columns(pl.col("position").shift(1).over("dataset", "partition").alias("before"))
+    back = moves.filter(pl.col("position") < pl.col("before"))
+    for dataset, version, partition, position, before in back.iter_rows():
+        detail = f"version {version} sets {partition} back from {before} to {position}"
+        audit.found(dataset, "", "position", detail, REINDEX)
+    spans = moves.group_by("dataset", "version").agg(
+        (pl.col("position") - pl.col("before")).sum().alias("offsets"), pl.col("before").is_not_null().all()
+    )
+    full = spans.filter("before").join(entries.commits, on=["dataset", "version"])
+    over = full.filter((pl.col("records") > pl.col("offsets")) & (pl.col("kind") == "drain"))
+    for dataset, version, offsets, records in over.select("dataset", "version", "offsets", "records").iter_rows():
+        audit.duplicates += records - offsets
+        detail = f"version {version} has {records:,} records of {offsets:,} offsets"
+        audit.found(dataset, "", "doubled", detail, DEEPER)
+
+
+def _audit_slices(audit: Audit, entries: Entries, week: str | None) -> None:
+    """What the ledger says of slices can be, and belongs to their weeks."""
+    import polars as pl
+
+    held = entries.slices if week is None else entries.slices.filter(pl.col("week") == week)
+    empty = pl.col("files") == 0
+    wrong = held.filter(
+        (pl.col("files") < 0)
+        | (pl.col("rows") < 0)
+        | (empty & ((pl.col("rows") != 0) | (pl.col("bytes") != 0)))
+        | (~empty & (pl.col("bytes") <= 0))
+    )
+    for dataset, of, key, rows, size, files in wrong.select(
+        "dataset", "week", "slice", "rows", "bytes", "files"
+    ).iter_rows():
+        detail = f"slice {key} has {rows:,} rows and {size:,} bytes in {counted(files, 'file')}, by the ledger"
+        audit.found(dataset, of, "ledger", detail, REINDEX)
+    _audit_times(audit, held)
+
+
+def _audit_times(audit: Audit, held: pl.DataFrame) -> None:
+    """Slices lie in their weeks, and their rows in them."""
+    import polars as pl
+
+    good = held.filter(~pl.col("week").is_in([QUARANTINE, DEAD]))
+    bounds = _bounds(good.select("week", "slice").unique().iter_rows())
+    keys = pl.DataFrame(bounds, schema=["week", "slice", "of", "start", "end"], orient="row", infer_schema_length=None)
+    if not bounds:
+        return
+    for dataset, week, key in (
+        good.join(keys.filter(pl.col("of") != pl.col("week")), on=["week", "slice"])
+        .select("dataset", "week", "slice")
+        .iter_rows()
+    ):
+        audit.found(dataset, week, "foreign", f"slice {key} does not belong to week {week}")
+    outside = good.join(keys, on=["week", "slice"]).filter(
+        (pl.col("time_min") < pl.col("start")) | (pl.col("time_max") >= pl.col("end"))
+    )
+    for dataset, week, key in outside.select("dataset", "week", "slice").iter_rows():
+        audit.found(dataset, week, "foreign", f"rows of slice {key} do not belong to it, by their files' statistics")
+
+
+def _bounds(keys: Iterable[tuple[str, str]]) -> list[tuple[str, str, str, int, int]]:
+    """Of each slice: the week that it belongs to, its start and its end; a key that is none belongs nowhere."""
+    found = []
+    for week, key in keys:
+        try:
+            of = Slice.parse(key)
+        except ValueError:
+            found.append((week, key, "", 0, 0))
+        else:
+            found.append((week, key, of.week.key, of.start_us, of.end_us))
     return found
 
 
-def _audit_counts(audit: Audit, topic: str, counts: dict[str, Any], week: str | None) -> None:
-    rows = counts["rows"]
-    audit.topics += 1
-    audit.records += counts["records"]
-    audit.rows += sum(of for name, of in rows.items() if week in (None, name))
-    audit.dead_letters += rows.get(DEAD, 0)
-    audit.quarantined += rows.get(QUARANTINE, 0)
-    whole = sum(rows.values())
-    if whole != counts["records"]:
-        kind = "lost" if whole < counts["records"] else "doubled"
-        audit.missing += max(0, counts["records"] - whole)
-        audit.duplicates += max(0, whole - counts["records"])
-        detail = f"{counts['records']} records were read from Kafka, {whole} rows are kept"
-        audit.problems.append(Finding(topic, "", kind, detail, "`efd archive verify --deep` says where. " + _REPORT))
-    for gap in counts["gaps"]:
-        count = gap["end"] - gap["first"]
-        audit.missing += count
-        detail = f"partition {gap['partition']}: offsets {gap['first']} to {gap['end'] - 1}: {gap['reason']}"
-        remedy = "Kafka no longer has them; `efd archive gaps` says who may."
-        audit.problems.append(Finding(topic, "", "gap", detail, remedy))
+def _audit_store(audit: Audit, entries: Entries, archive: Archive, week: str | None) -> None:
+    """Every file that counts is in its directory, once, with as many bytes as its slice must have."""
+    import polars as pl
+
+    live = entries.live if week is None else entries.live.filter(pl.col("week") == week)
+    for dataset, of, key, digest, times in live.filter(pl.col("times") != 1).iter_rows():
+        audit.duplicates += 1 if times > 1 else 0
+        detail = f"file {key}-{digest}.parquet was added {times} times more than removed"
+        audit.found(dataset, of, "doubled" if times > 1 else "ledger", detail, DEEPER)
+    wanted = live.filter(pl.col("times") == 1).group_by("dataset", "week", maintain_order=True).agg("slice", "hash")
+    held = entries.slices.filter("known")
+    sizes = {(d, w, s): (rows, size) for d, w, s, rows, size in held.select(
+        "dataset", "week", "slice", "rows", "bytes").iter_rows()}  # fmt: skip
+    places = list(wanted.iter_rows())
+    listings = _asked(archive, lambda of: archive.store.sizes(_directory(of[0], of[1])), places)
+    for (dataset, of, keys, digests), listing in zip(places, listings, strict=True):
+        _compare(audit, dataset, of, zip(keys, digests, strict=True), listing, sizes)
 
 
-def _audit_files(archive: Archive, audit: Audit, dataset: Dataset, counts: dict[str, Any], week: str | None) -> None:
-    """Reads every file that counts of one dataset."""
-    snapshot = archive.snapshot(dataset)
-    files = [file for file in snapshot.files() if week in (None, file.week)]
-    found: list[pa.Table] = []
-    rows_by_week: dict[str, int] = {}
-    for file in files:
-        rows_by_week[file.week] = rows_by_week.get(file.week, 0) + file.rows
-        try:
-            coordinates = _audit_file(audit, snapshot, dataset, file)
-        except (StoreUnavailable, pa.ArrowException) as error:
-            detail = getattr(error, "message", str(error))
-            audit.missing += file.rows
-            audit.problems.append(Finding(dataset.text, file.week, "unreadable", f"{file.path}: {detail}", _KEEP))
+def _directory(dataset: str, week: str) -> str:
+    return f"{relative_of(RAW, Dataset.parse(dataset))}/week={week}"
+
+
+def _compare(
+    audit: Audit,
+    dataset: str,
+    week: str,
+    files: Iterable[tuple[str, str]],
+    listing: Mapping[str, int],
+    held: Mapping[tuple[str, str, str], tuple[int, int]],
+) -> None:
+    found: dict[str, list[int | None]] = {}
+    gone: dict[str, list[str]] = {}
+    for key, digest in files:
+        name = f"{key}-{digest}.parquet"
+        size = listing.get(name)
+        found.setdefault(key, []).append(size)
+        if size is None:
+            gone.setdefault(key, []).append(name)
+    for key, names in gone.items():
+        rows = held.get((dataset, week, key), (0, 0))[0]
+        whole = len(names) == len(found[key])
+        audit.missing += rows if whole else len(names)
+        detail = f"{some(names)}: not in the store"
+        audit.found(dataset, week, "unreadable", f"{detail}; {counted(rows, 'row')}" if whole else detail, RESTORE)
+    for key, sizes in found.items():
+        if key in gone or (dataset, week, key) not in held:
             continue
-        found.append(coordinates)
-    for name in sorted(set(rows_by_week) | {of for of in counts["rows"] if week in (None, of)}):
-        logged, indexed = rows_by_week.get(name, 0), counts["rows"].get(name, 0)
-        if logged != indexed:
-            detail = f"the table has {logged} rows, the ledger says {indexed}"
-            remedy = "Run again: the ledger may have been behind. If it stays, " + _REPORT.lower()
-            audit.problems.append(Finding(dataset.text, name, "ledger", detail, remedy))
-    if found:
-        _audit_coordinates(audit, snapshot, dataset, pa.concat_tables(found))
+        expected = held[dataset, week, key][1]
+        there = sum(size or 0 for size in sizes)
+        if there != expected:
+            detail = f"slice {key} has {there:,} bytes in the store, {expected:,} were written"
+            audit.found(dataset, week, "size", detail, RESTORE)
 
 
-def _audit_file(audit: Audit, snapshot: TableSnapshot, dataset: Dataset, file: DataFile) -> pa.Table:
-    """Checks one file against the log; gives its rows' coordinates."""
-    store, relative = snapshot.store, f"{snapshot.relative}/{file.path}"
-    size = store.size(relative)
-    if size is None:
-        raise StoreUnavailable(f"{file.path} is not in the store")
-    if size != file.size_bytes:
-        detail = f"{file.path} has {size} bytes, {file.size_bytes} were written"
-        audit.problems.append(Finding(dataset.text, file.week, "size", detail, _KEEP))
-    with store.errors(f"read {relative}"):
-        # Reading all columns decompresses every page: a bit that flipped is seen.
-        rows = pq.read_table(store.path(relative), filesystem=store.arrow_fs, partitioning=None)
-    if rows.num_rows != file.rows:
-        detail = f"{file.path} has {rows.num_rows} rows, the log says {file.rows}"
-        audit.problems.append(Finding(dataset.text, file.week, "rows", detail, _KEEP))
-    for detail in _foreign_times(rows, file):
-        audit.problems.append(Finding(dataset.text, file.week, "foreign", detail, _REPORT))
-    schema = pa.schema([snapshot.schema.field(name) for name in _COORDINATES])
-    return conform(rows.select([name for name in _COORDINATES if name in rows.column_names]), schema, rows.num_rows)
+def _audit_logs(audit: Audit, entries: Entries, archive: Archive, announced: Collection[tuple[str, Dataset]]) -> None:
+    """What the tables' logs have and the ledger has not, and the other way round.
+
+    `announced` was asked for before the ledger was read: what a run committed meanwhile is no fault.
+    """
+    import polars as pl
+
+    by_dataset = entries.commits.group_by("dataset", maintain_order=True).agg(
+        pl.col("version").sort(), pl.col("at").sort_by("version").last()
+    )
+    known = {dataset: (versions, at) for dataset, versions, at in by_dataset.iter_rows()}
+    unknown = _asked(archive, lambda of: _unknown_commits(archive, of, *known[of.text]), entries.datasets)
+    lagging: list[Dataset] = []
+    for dataset, found in zip(entries.datasets, unknown, strict=True):
+        if found.is_ahead:
+            newest = known[dataset.text][0][-1]
+            audit.found(dataset.text, "", "ledger", f"the log has no version {newest}, the ledger has", REINDEX)
+        for made in found.commits:
+            lagging += _audit_unknown(audit, dataset, made, known[dataset.text][0][-1], (RAW, dataset) in announced)
+    if lagging:
+        archive.ledger.catch_up(dict.fromkeys((RAW, dataset) for dataset in lagging))
 
 
-def _foreign_times(rows: pa.Table, file: DataFile) -> Iterator[str]:
-    """Rows that do not belong to the file's slice and week."""
-    if file.week in (QUARANTINE, DEAD) or not rows.num_rows:
+@dataclass(frozen=True, slots=True)
+class _Unknown:
+    """Commits that a log has and the ledger has not; `is_ahead` where the ledger has one that the log has not."""
+
+    commits: Sequence[Commit]
+    is_ahead: bool
+
+
+def _unknown_commits(archive: Archive, dataset: Dataset, versions: Sequence[int], at_us: int) -> _Unknown:
+    relative, newest = relative_of(RAW, dataset), versions[-1]
+    store = archive.store
+    missing = set(range(versions[0], newest)) - set(versions)
+    commits = [made for version in sorted(missing) for made in _one(read_log(store, relative, version))]
+    if store.size(f"{relative}/_delta_log/{newest:020d}.json") is None:
+        return _Unknown(commits, is_ahead=at_us > time.time() * 1e6 - _LOG_KEPT_US)
+    return _Unknown([*commits, *read_log(store, relative, newest + 1)], is_ahead=False)
+
+
+def _one(commits: Iterable[Commit]) -> Iterator[Commit]:
+    for made in commits:
+        yield made
         return
-    key = slice_of_path(file.path)
-    of = Slice.parse(key)
-    times = rows["time"].cast(pa.int64())
-    outside = pc.sum(pc.or_kleene(pc.less(times, of.start_us), pc.greater_equal(times, of.end_us))).as_py() or 0
-    outside += times.null_count
-    if outside:
-        yield f"{file.path}: {outside} rows do not belong to slice {key}"
-    if of.week.key != file.week:
-        yield f"{file.path}: slice {key} does not belong to week {file.week}"
 
 
-def _audit_coordinates(audit: Audit, snapshot: TableSnapshot, dataset: Dataset, rows: pa.Table) -> None:
-    """Each coordinate once, and none at or beyond its source's position."""
-    repeated = rows.group_by(list(_COORDINATES)).aggregate([([], "count_all")])
-    doubled = repeated.filter(pc.greater(repeated["count_all"], 1))
-    if doubled.num_rows:
-        audit.duplicates += int(pc.sum(pc.subtract(doubled["count_all"], 1)).as_py())
-        first = doubled.slice(0, 1).to_pylist()[0]
-        detail = f"{doubled.num_rows} records stand more than once, the first at {_coordinate(first)}"
-        audit.problems.append(Finding(dataset.text, "", "doubled", detail, _REPORT))
-    ends = rows.group_by(["archive_source", "kafka_partition"]).aggregate([("kafka_offset", "max")])
-    for row in ends.to_pylist():
-        reached = snapshot.transaction_version(f"kafka:{row['archive_source']}:{row['kafka_partition']}")
-        if reached is not None and reached != ENDED and row["kafka_offset_max"] >= reached:
-            detail = f"offset {row['kafka_offset_max']} of {row['archive_source']} is kept, the position is {reached}"
-            audit.problems.append(Finding(dataset.text, "", "position", detail, _REPORT))
+def _audit_unknown(audit: Audit, dataset: Dataset, made: Commit, newest: int, announced: bool) -> Iterator[Dataset]:
+    """Says what a commit is that the ledger does not have; gives the dataset where it should."""
+    kind = made.note.get("kind")
+    if not kind:
+        if made.added or made.removed or made.transactions:
+            what = f"adds {len(made.added)} and removes {len(made.removed)} files"
+            audit.found(dataset.text, "", "foreign", f"version {made.version} was not made by this project: it {what}")
+        return
+    if made.version < newest and not announced:
+        detail = f"version {made.version} ({kind}) is in the log and not in the ledger"
+        audit.found(dataset.text, "", "ledger", detail, REINDEX)
+        return
+    if not announced:
+        audit.note(dataset.text, "", "ledger", f"version {made.version} ({kind}) was entered into the ledger")
+    yield dataset
 
 
-def _coordinate(row: dict[str, Any]) -> str:
-    return f"{row['archive_source']}, partition {row['kafka_partition']}, offset {row['kafka_offset']}"
+def _recounted(audit: Audit, entries: Entries, settings: Settings) -> Sequence[Feed]:
+    """Counts again what Kafka has; its topics, none where it does not answer."""
+    from efd_pipelines.archive.recount import recount
+
+    try:
+        return recount(settings, audit, entries)
+    except KafkaUnavailable as error:
+        audit.note("", "", "kafka", f"Kafka was not asked: {error.message}", error.remedy)
+        return []
 
 
-def gaps(archive: Archive, datasets: Sequence[Dataset] | None = None) -> list[dict[str, Any]]:
-    """Every recorded gap: topic, source, partition, first, end, reason, noticed."""
-    archive.ledger.catch_up_pending()
-    wanted = None if datasets is None else {dataset.text for dataset in datasets}
-    counts = _ledger_counts(archive)
-    return [
-        {"topic": topic, **gap}
-        for topic in sorted(counts)
-        if wanted is None or topic in wanted
-        for gap in counts[topic]["gaps"]
-    ]
+def _asked(archive: Archive, question: Callable[[Any], Answer], things: Sequence[Any]) -> list[Answer]:
+    """The answers of the store, many asked at once where it is far away."""
+    with ThreadPoolExecutor(_ASKED_AT_ONCE[archive.store.is_remote]) as pool:
+        return list(pool.map(question, things))

@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from efd_pipelines.archive.archive import Archive
-from efd_pipelines.archive.drain import _table_schema
-from efd_pipelines.archive.encoding import Origin, encode, held_columns
+from efd_pipelines.archive.encoding import Encoded, Origin, encode, held_columns
 from efd_pipelines.archive.files import sort_rows, write_data_file
 from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.slices import SliceUnit
-from efd_pipelines.archive.tables import Commit, commit, open_table
+from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table
 from efd_pipelines.kafka.frames import FrameBatch
 from efd_pipelines.simulator.encoding import encoder_of, frame_head
+from efd_pipelines.topics.layout import SYSTEM_COLUMNS, TIME
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import TopicSchema, parse_schema
 
@@ -112,11 +113,29 @@ class Topic:
             snapshot,
             add=files,
             transactions={app_id: (reached, end)},
-            schema=_table_schema(snapshot, encoded),
-            description={"slice": self.unit.value, "arrays": encoded.arrays, "dataset": self.dataset.text},
+            schema=_columns(snapshot, encoded),
+            description={
+                "slice": self.unit.value,
+                "arrays": encoded.arrays,
+                "dataset": self.dataset.text,
+                "time_field": "private_efdStamp",
+            },
             note={"kind": "drain", "records": len(chosen), "run": "test", "schemas": sorted(encoded.schemas)},
         )
         self.position = end
         if into_ledger:
             self.archive.ledger.append(rows_of(RAW, self.dataset, made))
         return made
+
+
+def _columns(snapshot: TableSnapshot | None, encoded: Encoded) -> pa.Schema:
+    """The columns of the rows; a new table has all of the system's."""
+    fields = {"time": pa.field("time", TIME)}
+    for table in encoded.parts.values():
+        for column in table.schema:
+            fields.setdefault(column.name, column)
+    if snapshot is None:
+        for name, kind in SYSTEM_COLUMNS.items():
+            fields.setdefault(name, pa.field(name, kind))
+    system = [fields.pop(name) for name in SYSTEM_COLUMNS if name in fields]
+    return pa.schema([*fields.values(), *system])

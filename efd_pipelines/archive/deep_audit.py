@@ -1,0 +1,316 @@
+"""The deep audit: reads every file that counts, and every commit that the tables' logs still have.
+
+It finds what metadata cannot show: bytes that changed, rows that stand twice, rows that are foreign to their slice,
+their source or their schema, values that contradict one another, a log or a ledger that lies. One dataset at a time;
+of each file the bytes are hashed, and the columns that tell rows apart are read.
+What belongs here: what one dataset's log, ledger and files say about one another. Rows of one file: `file_audit.py`.
+Metadata of all datasets: `audit.py`. Kafka: `recount.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from efd_pipelines.archive.file_audit import FileAudit
+from efd_pipelines.archive.files import DataFile
+from efd_pipelines.archive.findings import REINDEX, REPORT, RESTORE, Audit, counted
+from efd_pipelines.archive.ledger import RAW, rows_of
+from efd_pipelines.archive.positions import ENDED
+from efd_pipelines.archive.reading import IDENTITY
+from efd_pipelines.archive.recount import Offsets, Partition, recount_deeply
+from efd_pipelines.archive.schemas import WriterSchemas
+from efd_pipelines.archive.sequences import COLUMNS as SEQUENCE_COLUMNS
+from efd_pipelines.archive.sequences import Sequences, has_sequence
+from efd_pipelines.archive.slices import DEAD, QUARANTINE
+from efd_pipelines.archive.tables import Commit, TableSnapshot, log_versions, read_log
+from efd_pipelines.errors import ArchiveError, SchemaError, StoreUnavailable
+from efd_pipelines.topics.names import Dataset
+from efd_pipelines.topics.schemas import parse_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.archive.recount import Feed
+
+_LOG = "Restore the table's `_delta_log` from a copy of the store: it says which files count."
+
+
+def deep_audit(
+    archive: Archive, audit: Audit, datasets: Collection[Dataset], week: str | None, feeds: Collection[Feed] = ()
+) -> None:
+    """Reads everything of the datasets (of one week, where given), and adds what it finds.
+
+    With `feeds`, what Kafka has of them is compared too, where all weeks are read.
+
+    Raises:
+        KafkaUnavailable: it was there, and no longer answers.
+        StoreUnavailable: the store does not answer; a file that it does not have is a finding.
+    """
+    schemas = WriterSchemas(archive.store)
+    _audit_schemas(audit, schemas)
+    entries = _ledger_rows(archive, datasets)
+    for dataset in datasets:
+        places = _DatasetAudit(archive, audit, dataset, week, schemas, entries.get(dataset.text, [])).all()
+        mine = [feed for feed in feeds if feed.dataset == dataset]
+        if mine and week is None:
+            recount_deeply(archive.settings, audit, mine, places)
+
+
+def _audit_schemas(audit: Audit, schemas: WriterSchemas) -> None:
+    """Each text is the one that its token was made of."""
+    for token, text in schemas.texts():
+        try:
+            made = parse_schema(text).token
+        except SchemaError as error:
+            audit.found("", "", "schema", f"The text of schema {token} is none: {error.message}", RESTORE)
+            continue
+        if made != token:
+            audit.found("", "", "schema", f"The text of schema {token} is another: its token is {made}", RESTORE)
+
+
+def _ledger_rows(archive: Archive, datasets: Collection[Dataset]) -> dict[str, list[dict[str, Any]]]:
+    """The ledger's rows of raw tables, by dataset."""
+    ledger = archive.ledger.table()
+    names = pa.array(sorted(dataset.text for dataset in datasets), pa.string())
+    of = pc.and_(pc.equal(ledger["table"], RAW), pc.is_in(ledger["dataset"], value_set=names))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in ledger.filter(of).to_pylist():
+        found.setdefault(row["dataset"], []).append(row)
+    return found
+
+
+@dataclass(slots=True)
+class _Places:
+    """Where rows of Kafka came from: the offsets of each source's partition."""
+
+    offsets: dict[Partition, list[Offsets]] = field(default_factory=dict)
+
+    def add(self, rows: pa.Table) -> None:
+        kept = rows.filter(pc.is_valid(rows["kafka_offset"]))
+        if not kept.num_rows:
+            return
+        sources = kept["archive_source"].combine_chunks().dictionary_encode()
+        codes = sources.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        partitions = kept["kafka_partition"].to_numpy().astype(np.int64)
+        offsets = kept["kafka_offset"].to_numpy()
+        keys = (codes << 32) | partitions
+        for key in np.unique(keys).tolist():
+            place = str(sources.dictionary[key >> 32].as_py()), int(key & 0xFFFFFFFF)
+            self.offsets.setdefault(place, []).append(offsets[keys == key])
+
+    def sorted(self) -> dict[Partition, Offsets]:
+        return {place: np.sort(np.concatenate(parts)) for place, parts in self.offsets.items()}
+
+
+class _DatasetAudit:
+    """One dataset, read whole."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        audit: Audit,
+        dataset: Dataset,
+        week: str | None,
+        schemas: WriterSchemas,
+        entries: list[dict[str, Any]],
+    ) -> None:
+        self._archive = archive
+        self._audit = audit
+        self._dataset = dataset
+        self._week = week
+        self._schemas = schemas
+        self._entries = entries
+
+    def all(self) -> dict[Partition, Offsets]:
+        """Audits it; gives the offsets of what came from Kafka, sorted, by source and partition."""
+        snapshot = self._opened()
+        if snapshot is None:
+            return {}
+        files = [file for file in snapshot.files() if self._week in (None, file.week)]
+        self._check_ledger(files)
+        self._check_log(snapshot)
+        self._check_positions(snapshot)
+        places = self._check_files(snapshot, files).sorted()
+        self._check_places(snapshot, places)
+        return places
+
+    def _found(self, week: str, kind: str, detail: str, remedy: str = REPORT) -> None:
+        self._audit.found(self._dataset.text, week, kind, detail, remedy)
+
+    def _opened(self) -> TableSnapshot | None:
+        relative = self._archive.relative(self._dataset)
+        try:
+            snapshot = self._archive.snapshot(self._dataset)
+            _ = snapshot.description, snapshot.schema
+        except (ArchiveError, StoreUnavailable) as error:
+            self._archive.store.list(f"{relative}/_delta_log")  # raises where the store does not answer at all
+            self._found("", "log", f"{relative} cannot be opened: {error.message}", _LOG)
+            return None
+        return snapshot
+
+    def _check_ledger(self, files: list[DataFile]) -> None:
+        """Rows, bytes and files of each slice are the table's."""
+        table: dict[tuple[str, str], list[int]] = {}
+        for file in files:
+            _add(table, (file.week, file.slice), file.rows, file.size_bytes, 1)
+        ledger: dict[tuple[str, str], list[int]] = {}
+        for row in self._entries:
+            if row["week"] and self._week in (None, row["week"]):
+                _add(ledger, (row["week"], row["slice"]), row["rows"], row["bytes"], row["files"])
+        for week, key in sorted(set(table) | set(ledger)):
+            there, said = table.get((week, key), [0, 0, 0]), ledger.get((week, key), [0, 0, 0])
+            if there != said:
+                words = ("rows", "bytes", "files")
+                differing = [f"{a:,} {w}, not {b:,}" for a, b, w in zip(there, said, words, strict=True) if a != b]
+                detail = f"slice {key}: the table has {'; '.join(differing)} as the ledger says"
+                self._found(week, "ledger", detail, REINDEX)
+
+    def _check_log(self, snapshot: TableSnapshot) -> None:
+        """Every commit that the log still has stands in the ledger as it was made."""
+        store, relative = snapshot.store, snapshot.relative
+        versions = log_versions(store, relative)
+        gone = sorted(set(range(versions[0], versions[-1] + 1)) - set(versions)) if versions else []
+        if gone:
+            self._found("", "log", f"the log of {relative} lacks version {gone[0]}", _LOG)
+        by_version: dict[int, list[dict[str, Any]]] = {}
+        for row in self._entries:
+            by_version.setdefault(row["version"], []).append(row)
+        for made in self._commits(snapshot, versions):
+            if made.version in by_version:
+                self._compare_commit(made, by_version[made.version])
+
+    def _commits(self, snapshot: TableSnapshot, versions: list[int]) -> Iterator[Commit]:
+        for version in versions:
+            if version > snapshot.version:
+                return
+            try:
+                made = next(iter(read_log(snapshot.store, snapshot.relative, version)), None)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                detail = f"version {version} of the log of {snapshot.relative} cannot be read: {error}"
+                self._found("", "log", detail, _LOG)
+                continue
+            if made is not None:
+                yield made
+
+    def _compare_commit(self, made: Commit, entered: list[dict[str, Any]]) -> None:
+        if not made.note.get("kind"):
+            return
+        should = {(row.week, row.slice): row.as_dict() for row in rows_of(RAW, self._dataset, made)}
+        for row in entered:
+            expected = should.pop((row["week"], row["slice"]), None)
+            if expected is None:
+                detail = f"version {made.version}: the ledger has {row['slice'] or 'a row'}, the log has not"
+                self._found(row["week"], "ledger", detail, REINDEX)
+                continue
+            differing = [name for name, value in expected.items() if not _agree(row[name], value)]
+            if differing:
+                name = differing[0]
+                detail = f"version {made.version}: {name} is {row[name]!r} in the ledger, {expected[name]!r} in the log"
+                self._found(row["week"], "ledger", detail, REINDEX)
+        for week, key in should:
+            detail = f"version {made.version}: the log has slice {key or '-'}, the ledger has not"
+            self._found(week, "ledger", detail, REINDEX)
+
+    def _check_positions(self, snapshot: TableSnapshot) -> None:
+        """The ledger's newest positions are the table's."""
+        reached: dict[str, int] = {}
+        for row in self._entries:
+            if row["version"] <= snapshot.version:
+                for partition, position in json.loads(row["positions"]).items():
+                    reached[partition] = max(position, reached.get(partition, position))
+        for partition, position in reached.items():
+            there = snapshot.transaction_version(f"kafka:{partition}")
+            if there != position:
+                detail = f"the position of {partition} is {there} in the table, {position} in the ledger"
+                self._found("", "position", detail, REINDEX)
+
+    def _check_files(self, snapshot: TableSnapshot, files: list[DataFile]) -> _Places:
+        places = _Places()
+        sequences = Sequences()
+        repeated = 0
+        of_file = FileAudit(self._audit, self._dataset, snapshot, self._schemas)
+        for (week, _), group in groupby(files, key=lambda file: (file.week, file.slice)):
+            parts = [rows for rows in map(of_file.rows_of, group) if rows is not None]
+            for rows in parts:
+                places.add(rows)
+            if not parts or week in (DEAD, QUARANTINE):
+                continue
+            whole = pa.concat_tables(parts)
+            repeated += _repeated(whole)
+            if has_sequence(self._dataset):
+                sequences.add(whole.select([name for name in SEQUENCE_COLUMNS if name in whole.column_names]))
+        self._note_repeated(repeated)
+        self._note_holes(sequences)
+        return places
+
+    def _check_places(self, snapshot: TableSnapshot, places: dict[Partition, Offsets]) -> None:
+        """Each offset once, and none at or beyond its source's position."""
+        for (source, partition), offsets in sorted(places.items()):
+            where = f"{source}, partition {partition}"
+            same = np.flatnonzero(offsets[1:] == offsets[:-1])
+            if len(same):
+                self._audit.duplicates += len(same)
+                detail = f"{counted(len(same), 'row')} of {where} stand again, the first at offset {offsets[same[0]]}"
+                self._found(self._week or "", "doubled", detail)
+            reached = snapshot.transaction_version(f"kafka:{source}:{partition}")
+            if reached is None:
+                self._found(self._week or "", "foreign", f"{counted(len(offsets), 'row')} of {where}, never read")
+            elif reached != ENDED and int(offsets[-1]) >= reached:
+                detail = f"offset {offsets[-1]} of {where} is kept, the position is {reached}"
+                self._found(self._week or "", "position", detail)
+
+    def _note_repeated(self, repeated: int) -> None:
+        if repeated:
+            detail = f"{counted(repeated, 'row')} more than once, by salIndex, private_sndStamp, seqNum and origin"
+            remedy = "Nothing to do: producers' retries and mirrors make them; tiers and joins count them once."
+            self._audit.note(self._dataset.text, self._week or "", "repeated", detail, remedy)
+
+    def _note_holes(self, sequences: Sequences) -> None:
+        holes = sequences.holes()
+        if not holes:
+            return
+        first = holes[0]
+        detail = (
+            f"{counted(sum(hole.count for hole in holes), 'number')} in {counted(len(holes), 'hole')}, the first "
+            f"{first.first} of {first.identity or 'a writer'}, process {first.origin}, salIndex {first.sal_index}"
+        )
+        remedy = "Nothing to do here: lost before Kafka, aborted, or compacted away, unless a gap says otherwise."
+        self._audit.note(self._dataset.text, self._week or "", "sequence", detail, remedy)
+
+
+def _add(sums: dict[tuple[str, str], list[int]], key: tuple[str, str], *values: int) -> None:
+    of = sums.setdefault(key, [0] * len(values))
+    for n, value in enumerate(values):
+        of[n] += value
+    if not any(of):
+        del sums[key]
+
+
+def _agree(entered: Any, expected: Any) -> bool:
+    """Times are numbers in one and datetimes in the other; what an older release did not write is null."""
+    if entered is None:
+        return expected in (None, 0, "", "[]", "{}") or isinstance(expected, str)
+    if hasattr(entered, "timestamp") and isinstance(expected, int):
+        from efd_pipelines.times import microseconds
+
+        return microseconds(entered) == expected
+    return bool(entered == expected)
+
+
+def _repeated(rows: pa.Table) -> int:
+    """How many rows are records that are there already."""
+    keys = [name for name in IDENTITY if name in rows.column_names]
+    if len(keys) < len(IDENTITY) - 1 or rows.num_rows < 2:
+        return 0
+    import polars as pl
+
+    return int(rows.num_rows) - int(pl.DataFrame(rows.select(keys)).n_unique())
