@@ -20,7 +20,19 @@ from typing import Annotated
 
 import typer
 
-from efd_pipelines.cli import archive, config, demo, exports, exposures, quarantine, reports, simulate, tiers, topics
+from efd_pipelines.cli import (
+    archive,
+    backfill,
+    config,
+    demo,
+    exports,
+    exposures,
+    quarantine,
+    reports,
+    simulate,
+    tiers,
+    topics,
+)
 from efd_pipelines.cli.answers import print_json
 from efd_pipelines.errors import EfdError
 
@@ -39,6 +51,7 @@ app.add_typer(simulate.app, name="simulate")
 topics.add_to(app)
 app.add_typer(archive.app, name="archive")
 quarantine.add_to(archive.app)
+backfill.add_to(archive.app)
 app.add_typer(tiers.app, name="tiers")
 app.add_typer(exposures.app, name="exposures")
 app.add_typer(reports.app, name="report")

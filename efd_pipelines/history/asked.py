@@ -77,13 +77,13 @@ def directory_of(component: str) -> str:
     return f"{ROOT}/{component if component and component[0] not in '._' else f'~{component}'}"
 
 
-def finished_weeks(store: Store, component: str) -> dict[Week, float]:
-    """The weeks of which nothing was left to be asked for, with the time when that was so, in unix seconds."""
-    directory = directory_of(component)
-    names = [name for name in store.list(directory) if name.endswith(_DONE)]
-    found = {}
-    for name in names:
-        data = store.try_read(f"{directory}/{name}")
-        if data is not None:
-            found[Week.parse(name.removesuffix(_DONE))] = float(json.loads(data)["at"])
-    return found
+def finished_weeks(store: Store, component: str) -> set[Week]:
+    """The weeks of which nothing was left to be asked for."""
+    names = store.list(directory_of(component))
+    return {Week.parse(name.removesuffix(_DONE)) for name in names if name.endswith(_DONE)}
+
+
+def finished_at(store: Store, component: str, week: Week) -> float | None:
+    """When nothing of the week was left to be asked for, in unix seconds."""
+    data = store.try_read(f"{directory_of(component)}/{week.key}{_DONE}")
+    return None if data is None else float(json.loads(data)["at"])

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ from efd_pipelines.archive.drain import drain
 from efd_pipelines.archive.ledger import RAW, LedgerRow
 from efd_pipelines.archive.positions import decided_time_field
 from efd_pipelines.archive.tables import open_table
-from efd_pipelines.errors import SettingsError, StaleWriter
+from efd_pipelines.errors import StaleWriter
 from efd_pipelines.history.asked import Asked
 from efd_pipelines.history.coverage import missing_intervals
 from efd_pipelines.history.declared import DeclaredSchemas
@@ -37,7 +38,7 @@ from efd_pipelines.history.sources import HistorySource, Piece
 from efd_pipelines.history.turns import Turn
 from efd_pipelines.memory import give_back
 from efd_pipelines.times import Week, microseconds
-from efd_pipelines.topics.names import Dataset
+from efd_pipelines.topics.names import Dataset, Kind
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
@@ -47,7 +48,8 @@ _log = logging.getLogger(__name__)
 KAFKA_KEEPS = timedelta(days=15)
 """Brokers keep records for 7 days at most (efd-facts §2.3): twice that, for a retention that was raised in need."""
 
-_COMMIT_BYTES = 64 * 1024 * 1024
+_COMMIT_BYTES = 96 * 1024 * 1024
+_THREADS = 4
 _LEDGER_EVERY_S = 60.0
 _LEDGER_ROWS = 1000
 
@@ -116,7 +118,7 @@ def heal(
     archive.prepare()
     with ExitStack() as stack:
         if sources is None:
-            sources = stack.enter_context(configured_sources(settings))
+            sources = stack.enter_context(configured_sources(settings, component, weeks))
         if not sources:
             return HealResult()
         if drained_us is None:
@@ -128,16 +130,63 @@ def heal(
         return healing.result
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What healing would ask for.
+
+    Args:
+        missing_s: how much is missing, over all datasets.
+        values: about how many values the sources have of it, by samples.
+        hours: how long that takes at the rate that is allowed.
+    """
+
+    datasets: int
+    missing_s: float
+    values: int
+    hours: float
+
+
+def estimate(
+    archive: Archive, settings: Settings, *, component: str, weeks: Sequence[Week], sources: Sequence[HistorySource]
+) -> Estimate:
+    """How much `heal` would have to do, without doing it; the history is asked for samples.
+
+    Raises:
+        StoreUnavailable, HistoryUnavailable: a service did not answer.
+    """
+    with DeclaredSchemas(archive, settings) as schemas:
+        healing = _Healing(archive, settings, sources, schemas, False, None, "", None)
+        found = [healing.estimate(component, week, None) for week in weeks]
+    values = sum(one[2] for one in found)
+    return Estimate(
+        datasets=sum(one[0] for one in found),
+        missing_s=sum(one[1] for one in found),
+        values=values,
+        hours=values / settings.history_values_s / 3600,
+    )
+
+
 @contextmanager
-def configured_sources(settings: Settings) -> Iterator[list[HistorySource]]:
+def configured_sources(settings: Settings, component: str, weeks: Sequence[Week]) -> Iterator[list[HistorySource]]:
     """The sources that the settings name, the best first."""
     with ExitStack() as stack:
         found: list[HistorySource] = []
         if settings.history_influx_url:
             found.append(stack.enter_context(InfluxHistory(settings)))
         if settings.history_lines:
-            found.append(stack.enter_context(LineHistory(settings.history_lines)))
+            found.append(stack.enter_context(lines_of(settings.history_lines, component, weeks)))
         yield found
+
+
+def is_configured(settings: Settings) -> bool:
+    """Whether the settings name any source of history."""
+    return bool(settings.history_influx_url or settings.history_lines)
+
+
+def lines_of(path: Path, component: str, weeks: Sequence[Week]) -> LineHistory:
+    """Files of line protocol, as far as they matter for a component's weeks."""
+    limits = Interval(min(week.start_us for week in weeks), max(week.end_us for week in weeks))
+    return LineHistory(path, component=component, limits=limits)
 
 
 def drained(archive: Archive, settings: Settings, component: str, weeks: Sequence[Week], run: str) -> int | None:
@@ -182,9 +231,7 @@ class _Healing:
             self.result.left = True
             return
         asked = Asked(self._archive.store, component, week)
-        wanted = [one for one in self._datasets(component) if datasets is None or one in datasets]
-        missing = self._missing(wanted, week, drained_us)
-        todo = {dataset: holes for dataset, holes in missing.items() if self._left(asked, dataset, holes)}
+        todo = self.todo(component, week, datasets, drained_us, asked)
         self.result.datasets += len(todo)
         self.result.missing_s += sum(seconds_of(self._left(asked, dataset, holes)) for dataset, holes in todo.items())
         if todo:
@@ -195,6 +242,30 @@ class _Healing:
                 self._heal(todo, asked)
         if not self.result.left and datasets is None and week.end < datetime.now(UTC):
             asked.finish()
+
+    def todo(
+        self,
+        component: str,
+        week: Week,
+        datasets: Collection[Dataset] | None,
+        drained_us: int | None,
+        asked: Asked,
+    ) -> dict[Dataset, list[Interval]]:
+        """The holes of the datasets of which some source has not been asked for everything."""
+        wanted = [one for one in self._datasets(component) if datasets is None or one in datasets]
+        missing = self._missing(wanted, week, drained_us)
+        return {dataset: holes for dataset, holes in missing.items() if self._left(asked, dataset, holes)}
+
+    def estimate(self, component: str, week: Week, drained_us: int | None) -> tuple[int, float, int]:
+        """Datasets, seconds and values that healing the week would ask for."""
+        asked = Asked(self._archive.store, component, week)
+        count, missing_s, values = 0, 0.0, 0
+        for dataset, holes in self.todo(component, week, None, drained_us, asked).items():
+            left = self._left(asked, dataset, holes)
+            source = next(source for source in self._sources if dataset in source.datasets())
+            count, missing_s = count + 1, missing_s + seconds_of(left)
+            values += source.about(dataset, left)
+        return count, missing_s, values
 
     def _heal(self, todo: Mapping[Dataset, Sequence[Interval]], asked: Asked) -> None:
         tables = [(RAW, dataset) for dataset in todo]
@@ -228,12 +299,13 @@ class _Healing:
         return not self._is_over()
 
     def _datasets(self, component: str) -> list[Dataset]:
-        """What the archive or a source has of the component, the fewest fields first: events are soon done."""
+        """What the archive or a source has of the component; telemetry last, all else is soon done."""
         found = set(self._archive.datasets(component))
         for source in self._sources:
             found |= {dataset for dataset in source.datasets() if dataset.component == component}
         covers = self._settings.configuration.topics.covers
-        return sorted(dataset for dataset in found if covers(dataset))
+        wanted = [dataset for dataset in found if covers(dataset)]
+        return sorted(wanted, key=lambda dataset: (dataset.kind is Kind.TELEMETRY, dataset))
 
     def _missing(
         self, datasets: Sequence[Dataset], week: Week, drained_us: int | None
@@ -242,9 +314,11 @@ class _Healing:
             if not any(dataset in source.datasets() for source in self._sources):
                 return []
             snapshot = open_table(self._archive.store, self._archive.relative(dataset))
+            if snapshot is not None and snapshot.transaction_version(f"expire:{week}") is not None:
+                return []
             return missing_intervals(snapshot, week, drained_us=drained_us)
 
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(_THREADS) as pool:
             found = dict(zip(datasets, pool.map(of, datasets), strict=True))
         return {dataset: holes for dataset, holes in found.items() if holes}
 
@@ -259,18 +333,19 @@ class _Healing:
     def _dataset(self, dataset: Dataset, holes: Sequence[Interval], asked: Asked, rows: list[LedgerRow]) -> None:
         """Asks source after source for a dataset's holes; the next one only for what the last had nothing of."""
         total_s = seconds_of(self._left(asked, dataset, holes))
+        count = _Count(self.result, self._lock, total_s)
         left = list(holes)
-        for source in self._sources:
-            if dataset not in source.datasets():
-                continue
+        sources = [source for source in self._sources if dataset in source.datasets()]
+        for place, source in enumerate(sources):
             before = [] if self._again else asked.intervals(dataset, source.name)
             found: list[Interval] = []
             for interval in without(left, before):
-                if not self._ask(source, dataset, interval, asked, rows, found):
+                if not self._ask(source, dataset, interval, asked, rows, found, count):
                     return
             left = without(left, found)
-        with self._lock:
-            self.result.asked_s += total_s
+            for other in sources[place + 1 :]:
+                asked.note(dataset, other.name, found)
+        count.finish()
 
     def _ask(
         self,
@@ -280,6 +355,7 @@ class _Healing:
         asked: Asked,
         rows: list[LedgerRow],
         found: list[Interval],
+        count: _Count,
     ) -> bool:
         """Asks for one hole, piece by piece; whether there was time for all of it."""
         target = self._target(dataset, source)
@@ -291,6 +367,7 @@ class _Healing:
             waiting.append(piece)
             if piece.points.num_rows:
                 found.append(piece.interval)
+            count.add(piece)
             if sum(one.points.nbytes for one in waiting) > _COMMIT_BYTES:
                 self._fill(target, waiting, asked, rows)
                 waiting = []
@@ -328,7 +405,6 @@ class _Healing:
                 self._append(rows)
         asked.note(target.dataset, target.source, intervals)
         with self._lock:
-            self.result.values += sum(piece.values for piece in pieces)
             self.result.seconds = time.monotonic() - self._began
             if self._progress:
                 self._progress(replace(self.result))
@@ -348,17 +424,24 @@ class _Healing:
         return self._until is not None and time.monotonic() >= self._until
 
 
-def source_of(settings: Settings, kind: str, path: str | None = None) -> HistorySource:
-    """The source of a name on the command line: `influx`, or `lines` with a file or directory.
+class _Count:
+    """How much of a dataset's holes has been asked for."""
 
-    Raises:
-        SettingsError: it is not configured.
-    """
-    if kind == "influx":
-        return InfluxHistory(settings)
-    if path is None and settings.history_lines is None:
-        raise SettingsError(
-            "No files of line protocol are named",
-            remedy="Give the file or directory, or set EFD_HISTORY_LINES.",
-        )
-    return LineHistory(path or str(settings.history_lines))
+    def __init__(self, result: HealResult, lock: threading.Lock, total_s: float) -> None:
+        self._result = result
+        self._lock = lock
+        self._left_s = total_s
+
+    def add(self, piece: Piece) -> None:
+        """Another piece; one that a second source is asked for as well counts once."""
+        with self._lock:
+            seconds = min(self._left_s, piece.interval.seconds)
+            self._left_s -= seconds
+            self._result.asked_s += seconds
+            self._result.values += piece.values
+
+    def finish(self) -> None:
+        """Nothing is left of them."""
+        with self._lock:
+            self._result.asked_s += self._left_s
+            self._left_s = 0.0

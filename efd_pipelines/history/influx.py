@@ -38,6 +38,7 @@ FIRST_PIECE_US = 60_000_000
 
 VALUES_OF_A_PIECE = 1_000_000
 _SHORTEST_US = 100_000
+_SAMPLE_US = 3_600_000_000
 _GROWTH = 8
 _ROWS_OF_A_CHUNK = 5_000
 _ATTEMPTS = 9
@@ -117,8 +118,25 @@ class InfluxHistory:
                 self._datasets = frozenset(self._named(self._strings("SHOW MEASUREMENTS", 0)))
             return self._datasets
 
-    def fields(self, dataset: Dataset) -> int:
-        return len(self.types(dataset))
+    def about(self, dataset: Dataset, intervals: Sequence[Interval]) -> int:
+        """By the points of an hour in the middle of the longest interval."""
+        if not intervals:
+            return 0
+        longest = max(intervals, key=lambda interval: interval.seconds)
+        middle_us = (longest.start_us + longest.end_us) // 2
+        half_us = min(_SAMPLE_US, longest.end_us - longest.start_us) // 2
+        sample = Interval(middle_us - half_us, middle_us + half_us + 1)
+        total_s = sum(interval.seconds for interval in intervals)
+        return int(self.count(dataset, sample) / sample.seconds * total_s * len(self.types(dataset)))
+
+    def count(self, dataset: Dataset, interval: Interval) -> int:
+        """How many points there are, by the field that every SAL message has, else by any one."""
+        types = self.types(dataset)
+        field = "private_sndStamp" if "private_sndStamp" in types else next(iter(types), None)
+        if field is None:
+            return 0
+        rows = self._rows(_select(dataset, interval, what=f"count({_quoted(field)})"))
+        return int(rows[0][1]) if rows else 0
 
     def types(self, dataset: Dataset) -> Mapping[str, pa.DataType]:
         """The fields with their types in InfluxDB, tags as strings; of one that had several, the widest."""
@@ -251,10 +269,10 @@ def _quoted(name: str) -> str:
     return f'"{escaped}"'
 
 
-def _select(dataset: Dataset, interval: Interval, limit: str = "") -> str:
+def _select(dataset: Dataset, interval: Interval, limit: str = "", what: str = "*") -> str:
     """All fields and tags of an interval; a dataset's name is of Kafka's grammar, and quoted."""
     times = f"time >= {interval.start_us * 1000} AND time < {interval.end_us * 1000}"
-    return f"SELECT * FROM {_quoted(dataset.topic)} WHERE {times}{limit}"  # noqa: S608
+    return f"SELECT {what} FROM {_quoted(dataset.topic)} WHERE {times}{limit}"  # noqa: S608
 
 
 def _error_text(body: bytes) -> str:

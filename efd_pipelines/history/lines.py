@@ -83,8 +83,8 @@ class LineHistory:
         """
         return frozenset(self._read().datasets)
 
-    def fields(self, dataset: Dataset) -> int:
-        return self._read().fields(dataset)
+    def about(self, dataset: Dataset, intervals: Sequence[Interval]) -> int:
+        return sum(self._read().count(dataset, interval) for interval in intervals)
 
     def pieces(self, dataset: Dataset, interval: Interval) -> Iterator[Piece]:
         spill = self._read()
@@ -175,8 +175,11 @@ class _Spill:
             part.drop("measurement").write_parquet(path, compression="zstd", row_group_size=_ROWS_OF_A_GROUP)
             files.append(path)
 
-    def fields(self, dataset: Dataset) -> int:
-        return int(self._scan(dataset).select(pl.col("field").n_unique()).collect().item())
+    def count(self, dataset: Dataset, interval: Interval) -> int:
+        """How many values there are within the interval."""
+        if dataset not in self.datasets:
+            return 0
+        return int(self._within(dataset, interval).select(pl.len()).collect().item())
 
     def extent(self, dataset: Dataset, interval: Interval) -> Interval | None:
         """From the first to after the last value within the interval, None where there is none."""

@@ -6,7 +6,7 @@ in memory and whoever is killed loses one piece. It gives what it has, in its ow
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,8 +41,8 @@ class HistorySource(Protocol):
         """Which datasets it has something of."""
         ...
 
-    def fields(self, dataset: Dataset) -> int:
-        """How many fields a dataset's points have at most."""
+    def about(self, dataset: Dataset, intervals: Sequence[Interval]) -> int:
+        """About how many values it has of them; cheap."""
         ...
 
     def pieces(self, dataset: Dataset, interval: Interval) -> Iterator[Piece]:

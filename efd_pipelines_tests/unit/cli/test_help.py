@@ -43,6 +43,7 @@ def test_all_commands_of_the_interface_are_there() -> None:
         "archive files",
         "archive gaps",
         "archive dead-letters",
+        "archive backfill",
         "archive quarantine",
         "archive release",
         "tiers run",
