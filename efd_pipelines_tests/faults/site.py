@@ -6,7 +6,6 @@ records, and how many frames cannot be decoded.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -104,6 +103,10 @@ class Site:
         self.records = 0
         self._seed = _FIRST_SEED
 
+    @property
+    def is_remote(self) -> bool:
+        return self.root.startswith("s3://")
+
     def begin(self, producer: SalProducer) -> None:
         """Empties the topics, so that the archive begins with nothing in Kafka."""
         topics = [*map(builtin_topic, _TOPICS), *CHANGING]
@@ -175,8 +178,3 @@ def _ends(settings: Settings, partitions: Mapping[str, int]) -> dict[str, list[i
 def s3_environ(s3: S3Server, endpoint: str | None = None) -> dict[str, str]:
     """What a process needs to reach the store, by itself or by a proxy's `endpoint`."""
     return {**s3.settings(), "EFD_S3_ENDPOINT": endpoint or s3.endpoint}
-
-
-def without_settings() -> dict[str, str]:
-    """This process's environment without any of the project's settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("EFD_")}

@@ -267,6 +267,7 @@ def work(control: socket.socket, job: Mapping[str, Any]) -> None:
         from efd_pipelines.settings import load_settings
         from efd_pipelines_tests.faults import deeds
 
+        deeds.be_patient(int(os.environ.get("EFD_TEST_PATIENCE_S", "0")))
         settings = load_settings(env_file=None)
         if job["strike"]:
             shut(control)
