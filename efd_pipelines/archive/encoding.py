@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice, SliceUnit, slice_starts
+from efd_pipelines.avro.bodies import Bodies
 from efd_pipelines.avro.decoder import decode
-from efd_pipelines.avro.frames import split
+from efd_pipelines.avro.frames import PREFIX_BYTES, split
 from efd_pipelines.errors import DataError
 from efd_pipelines.kafka.frames import FrameBatch
 from efd_pipelines.times import FIRST_WEEK, INVALID_TIME, event_time_us
@@ -65,31 +66,65 @@ class Encoded:
         return sum(table.num_rows for (of, _), table in self.parts.items() if of == week)
 
 
+@dataclass(slots=True, eq=False)
+class HeldColumns:
+    """The message's columns of a table. Remembers how records of each writer schema fit them."""
+
+    columns: tuple[Column, ...]
+    _fits: dict[tuple[int, Arrays | None, frozenset[tuple[str, int]]], Fit] = field(default_factory=dict)
+
+    def fit(self, schema: TopicSchema, arrays: Arrays | None, lengths: Mapping[str, int] | None = None) -> Fit:
+        """How records of a schema become rows of the table, which may get new or wider columns by it."""
+        key = (schema.token, arrays, frozenset((lengths or {}).items()))
+        found = self._fits.get(key)
+        if found is None:
+            found = self._fit(plan_layout(schema, arrays=arrays, held=self.columns, lengths=lengths))
+            if schema.token != _JSON_TOKEN:
+                self._fits[key] = found
+        return found
+
+    def _fit(self, planned: Layout) -> Fit:
+        after = {column.name: column for column in self.columns}
+        for column in planned.columns:
+            known = after.get(column.name)
+            kind = column.type if known is None else wider(known.type, column.type)
+            assert kind is not None
+            after[column.name] = replace(column, type=kind)
+        columns = tuple(after.values())
+        layout = Layout(tuple(after[column.name] for column in planned.columns), planned.arrays)
+        rows = [pa.field("time", TIME), *layout.arrow_schema()]
+        rows += [pa.field(name, SYSTEM_COLUMNS[name]) for name in _GOOD_SYSTEM]
+        return Fit(layout, self if columns == self.columns else HeldColumns(columns), pa.schema(rows))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """The columns that records of one schema are decoded into, those of the table `after` it, and the rows' schema."""
+
+    layout: Layout
+    after: HeldColumns
+    rows: pa.Schema
+
+
 @dataclass(slots=True)
 class _Plan:
     """The columns of the table as they grow with the schemas met."""
 
     arrays: Arrays | None
-    columns: dict[str, Column] = field(default_factory=dict)
+    held: HeldColumns
 
-    def layout(self, schema: TopicSchema, lengths: Mapping[str, int] | None = None) -> Layout:
-        layout = plan_layout(schema, arrays=self.arrays, held=self.columns.values(), lengths=lengths)
-        self.arrays = layout.arrays
-        return layout
+    def fit(self, schema: TopicSchema, lengths: Mapping[str, int] | None = None) -> Fit:
+        return self.held.fit(schema, self.arrays, lengths)
 
-    def take(self, layout: Layout) -> None:
-        for column in layout.columns:
-            held = self.columns.get(column.name)
-            kind = column.type if held is None else wider(held.type, column.type)
-            assert kind is not None
-            self.columns[column.name] = Column(
-                column.name, column.field, column.element, kind, column.units, column.description
-            )
+    def take(self, fit: Fit) -> None:
+        self.held = fit.after
+        self.arrays = fit.layout.arrays
 
 
 def schemas_in(frames: FrameBatch) -> set[int]:
     """The registry ids that the frames name."""
-    return {schema_id for schema_id in _schema_ids(frames)[0] if schema_id is not None}
+    heads = {value[:PREFIX_BYTES] for value in frames.values if value}
+    return {parted[0] for parted in map(split, heads) if not isinstance(parted, str)}
 
 
 def encode(
@@ -99,15 +134,15 @@ def encode(
     unit: SliceUnit | Callable[[Sequence[Column]], SliceUnit],
     *,
     arrays: Arrays | None = None,
-    held: Iterable[Column] = (),
+    held: Iterable[Column] | HeldColumns = (),
 ) -> Encoded:
     """Rows of the frames, with the types of the table's columns (`held`) or wider ones.
 
     `unit` is the dataset's slice unit, or chooses it from the columns where the dataset is new.
     """
-    plan = _Plan(arrays, {column.name: column for column in held})
+    plan = _Plan(arrays, held if isinstance(held, HeldColumns) else HeldColumns(tuple(held)))
     decoded = _decoded(frames, origin, schema_of, plan)
-    columns = tuple(plan.columns.values())
+    columns = plan.held.columns
     chosen = unit if isinstance(unit, SliceUnit) else unit(columns)
     parts: dict[tuple[str, str], list[pa.Table]] = {}
     sizes: dict[tuple[str, str], int] = {}
@@ -117,7 +152,9 @@ def encode(
         parts[DEAD, DEAD] = [_dead_rows(frames, origin, decoded.dead)]
         sizes[DEAD, DEAD] = sum(len(frames.values[n] or b"") for n, _ in decoded.dead)
     return Encoded(
-        parts={key: _unified(tables, plan) for key, tables in parts.items()},
+        parts={key: _unified(tables, plan.held) for key, tables in parts.items()}
+        if len(decoded.tables) > 1
+        else {key: tables[0] for key, tables in parts.items()},
         avro_bytes=sizes,
         schemas=frozenset(decoded.tokens),
         arrays=plan.arrays,
@@ -138,45 +175,57 @@ def _decoded(frames: FrameBatch, origin: Origin, schema_of: SchemaOf, plan: _Pla
     if origin.value_format == "json":
         _decode_json(frames, origin, plan, found)
         return found
-    ids, bodies = _schema_ids(frames)
-    by_id: dict[int, list[int]] = {}
-    for n, schema_id in enumerate(ids):
-        if schema_id is None:
-            found.dead.append((n, str(bodies[n])))
-        else:
-            by_id.setdefault(schema_id, []).append(n)
+    by_id = _by_schema(frames, found)
     for schema_id, numbers in by_id.items():
         try:
             schema = schema_of(schema_id)
         except DataError as error:
-            found.dead += [(n, error.message) for n in numbers]
+            found.dead += [(n, error.message) for n in numbers.tolist()]
             continue
-        _decode_group(frames, origin, schema, numbers, bodies, plan, found)
+        _decode_group(frames, origin, schema, numbers, plan, found)
     found.dead.sort()
     return found
+
+
+def _by_schema(frames: FrameBatch, found: _Decoded) -> dict[int, NDArray[np.int64]]:
+    """Numbers of the frames of each registry id; what is no frame is dead."""
+    heads = [value and value[:PREFIX_BYTES] for value in frames.values]
+    parted = {head: split(head) for head in set(heads)}
+    if len(parted) == 1:
+        only = next(iter(parted.values()))
+        if not isinstance(only, str):
+            return {only[0]: np.arange(len(frames), dtype=np.int64)}
+    numbers: dict[int, list[int]] = {}
+    for n, head in enumerate(heads):
+        what = parted[head]
+        if isinstance(what, str):
+            found.dead.append((n, what))
+        else:
+            numbers.setdefault(what[0], []).append(n)
+    return {schema_id: np.array(of, np.int64) for schema_id, of in numbers.items()}
 
 
 def _decode_group(
     frames: FrameBatch,
     origin: Origin,
     schema: TopicSchema,
-    numbers: Sequence[int],
-    bodies: Sequence[Any],
+    numbers: NDArray[np.int64],
     plan: _Plan,
     found: _Decoded,
 ) -> None:
-    mine = [bodies[n] for n in numbers]
-    layout = plan.layout(schema)
-    result = decode(mine, schema, layout)
+    values: list[Any] = frames.values
+    mine = Bodies(values if len(numbers) == len(values) else [values[n] for n in numbers.tolist()], PREFIX_BYTES)
+    fit = plan.fit(schema)
+    result = decode(mine, schema, fit.layout)
     if result.lengths:
-        layout = plan.layout(schema, result.lengths)
-        result = decode(mine, schema, layout)
-    found.dead += [(numbers[n], reason) for n, reason in result.dead]
+        fit = plan.fit(schema, result.lengths)
+        result = decode(mine, schema, fit.layout)
+    found.dead += [(int(numbers[n]), reason) for n, reason in result.dead]
     if not len(result.good):
         return
-    plan.take(layout)
-    index = np.asarray(numbers, dtype=np.int64)[np.asarray(result.good, dtype=np.int64)]
-    found.tables.append((_with_system(result.table, layout, frames, index, origin, schema.token), index))
+    plan.take(fit)
+    index = numbers[np.asarray(result.good, dtype=np.int64)]
+    found.tables.append((_with_system(result.table, fit, frames, index, origin, schema.token), index))
     found.tokens.add(schema.token)
 
 
@@ -187,37 +236,19 @@ def _decode_json(frames: FrameBatch, origin: Origin, plan: _Plan, found: _Decode
     found.dead += result.dead
     if not len(result.good):
         return
-    layout = plan.layout(result.schema)
-    table = result.rows(layout)
-    plan.take(layout)
+    fit = plan.fit(result.schema)
+    table = result.rows(fit.layout)
+    plan.take(fit)
     index = np.asarray(result.good, dtype=np.int64)
-    found.tables.append((_with_system(table, layout, frames, index, origin, _JSON_TOKEN), index))
-
-
-def _schema_ids(frames: FrameBatch) -> tuple[list[int | None], list[Any]]:
-    """Registry id of each frame and its body, or None and the reason why it has none."""
-    ids: list[int | None] = []
-    bodies: list[Any] = []
-    for value in frames.values:
-        parted = split(value)
-        if isinstance(parted, str):
-            ids.append(None)
-            bodies.append(parted)
-        else:
-            ids.append(parted[0])
-            bodies.append(parted[1])
-    return ids, bodies
+    found.tables.append((_with_system(table, fit, frames, index, origin, _JSON_TOKEN), index))
 
 
 def _with_system(
-    table: pa.Table, layout: Layout, frames: FrameBatch, index: NDArray[np.int64], origin: Origin, token: int
+    table: pa.Table, fit: Fit, frames: FrameBatch, index: NDArray[np.int64], origin: Origin, token: int
 ) -> pa.Table:
     """`time`, the message's columns, the system's."""
-    times = _event_times(table, layout, frames, index, origin)
-    arrays = [times, *table.columns, *_system(frames, index, origin, token)]
-    fields = [pa.field("time", TIME), *layout.arrow_schema()]
-    fields += [pa.field(name, SYSTEM_COLUMNS[name]) for name in _GOOD_SYSTEM]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    times = _event_times(table, fit.layout, frames, index, origin)
+    return pa.Table.from_arrays([times, *table.columns, *_system(frames, index, origin, token)], schema=fit.rows)
 
 
 def _system(frames: FrameBatch, index: NDArray[np.int64], origin: Origin, token: int | None) -> list[Any]:
@@ -275,9 +306,15 @@ def _sort_into(
     for start in np.unique(starts).tolist():
         chosen = np.flatnonzero(starts == start)
         key = _key(start, unit)
-        part = rows if len(chosen) == rows.num_rows else rows.take(pa.array(chosen))
+        part = _rows_at(rows, chosen)
         parts.setdefault(key, []).append(part)
         sizes[key] = sizes.get(key, 0) + int(lengths[chosen].sum())
+
+
+def _rows_at(rows: pa.Table, chosen: NDArray[np.int64]) -> pa.Table:
+    """Some rows, without a copy where they lie together: at the turn of an hour they do."""
+    first, end = int(chosen[0]), int(chosen[-1]) + 1
+    return rows.slice(first, end - first) if end - first == len(chosen) else rows.take(pa.array(chosen))
 
 
 def _key(start_us: int, unit: SliceUnit) -> tuple[str, str]:
@@ -298,12 +335,13 @@ def _dead_rows(frames: FrameBatch, origin: Origin, dead: Sequence[tuple[int, str
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def _unified(tables: Sequence[pa.Table], plan: _Plan) -> pa.Table:
-    """One table of the rows of several schemas: columns in the order of the last, types as the plan has them."""
+def _unified(tables: Sequence[pa.Table], held: HeldColumns) -> pa.Table:
+    """One table of the rows of several schemas: columns in the order of the last, types as the table has them."""
+    columns = {column.name: column for column in held.columns}
     names = list(dict.fromkeys(name for table in reversed(tables) for name in table.column_names))
-    message = [name for name in names if name in plan.columns]
+    message = [name for name in names if name in columns]
     system = [name for name in SYSTEM_COLUMNS if name in names]
-    fields = [pa.field("time", TIME), *(arrow_field(plan.columns[name]) for name in message)]
+    fields = [pa.field("time", TIME), *(arrow_field(columns[name]) for name in message)]
     fields += [pa.field(name, SYSTEM_COLUMNS[name]) for name in system]
     schema = pa.schema(fields)
     from efd_pipelines.archive.reading import conform

@@ -146,8 +146,13 @@ def encode(table: pa.Table) -> memoryview:
 
 def _in_order(table: pa.Table) -> pa.Table:
     """The table with each column's metadata sorted: delta-rs gives it back in another order every time."""
+    fields = list(table.schema)
+    found = [field.metadata for field in fields]
+    if table.schema.metadata is None and all(not metadata or list(metadata) == sorted(metadata) for metadata in found):
+        return table
     fields = [
-        field.with_metadata(dict(sorted(field.metadata.items()))) if field.metadata else field for field in table.schema
+        field.with_metadata(dict(sorted(metadata.items()))) if metadata else field
+        for field, metadata in zip(fields, found, strict=True)
     ]
     return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
 

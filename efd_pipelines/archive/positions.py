@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from efd_pipelines.archive.encoding import Encoded
 from efd_pipelines.archive.ledger import RAW, relative_of
 from efd_pipelines.archive.slices import SliceUnit, choose_unit
 from efd_pipelines.archive.tables import TableSnapshot
@@ -174,17 +173,19 @@ class Intake:
         rate = settings.configuration.rate_hz(self.dataset)
         return lambda columns: choose_unit(rate, row_bytes(columns))
 
-    def description(self, snapshot: TableSnapshot | None, encoded: Encoded, settings: Settings) -> dict[str, Any]:
-        """The decisions that are taken at the table's creation."""
+    def description(
+        self, snapshot: TableSnapshot | None, columns: Sequence[Column], arrays: Arrays | None, settings: Settings
+    ) -> dict[str, Any]:
+        """The decisions that are taken at the table's creation, with the columns of its first rows."""
         if snapshot is not None:
             return snapshot.description
         unit = self.slice_unit(None, settings)
-        chosen = unit if isinstance(unit, SliceUnit) else unit(encoded.columns)
+        chosen = unit if isinstance(unit, SliceUnit) else unit(columns)
         return {
             "format": FORMAT,
             "dataset": self.dataset.text,
             "slice": chosen.value,
-            "arrays": encoded.arrays,
+            "arrays": arrays,
             "time_field": self.time_field,
         }
 

@@ -73,9 +73,9 @@ class Layout:
 
 def arrow_field(column: Column) -> pa.Field[pa.DataType]:
     """The column with its units, description, field and element in the metadata."""
-    metadata = {"units": column.units, "description": column.description, "field": column.field}
-    if column.element is not None:
-        metadata["element"] = str(column.element)
+    element = {} if column.element is None else {"element": str(column.element)}
+    # Sorted, as files have it.
+    metadata = {"description": column.description, **element, "field": column.field, "units": column.units}
     return pa.field(column.name, column.type, metadata=metadata)
 
 

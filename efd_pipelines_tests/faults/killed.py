@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from efd_pipelines.archive import drain as drain_module
-from efd_pipelines.archive import files, tables
+from efd_pipelines.archive import files, tables, writing
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.ledger import Ledger
 from efd_pipelines.archive.schemas import WriterSchemas
@@ -24,8 +24,8 @@ from efd_pipelines.settings import load_settings
 
 STEPS: dict[str, tuple[Any, str]] = {
     "schemas": (WriterSchemas, "keep"),
-    "file": (drain_module, "write_data_file"),
-    "commit": (drain_module, "commit"),
+    "file": (writing, "put_file"),
+    "commit": (writing, "commit"),
     "create": (tables, "_create"),
     "append": (tables, "_append"),
     "columns": (tables, "_add_columns"),

@@ -1,0 +1,143 @@
+"""Lanes: work that is prepared side by side and finished in order, in bounded memory.
+
+A lane is a dataset's: what is put on it is finished in the order in which it was put, lanes do not wait for one
+another. Preparing (decoding, encoding: processors) runs on as many threads as there are processors and may overtake
+in its own lane; finishing (writing, committing: waiting for the store) runs on others, so that both overlap with
+each other and with whoever puts: the consumer. What the work is: `writing.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+Work = TypeVar("Work")
+Prepared = TypeVar("Prepared")
+Done = TypeVar("Done")
+
+_MAX_PREPARING = 4
+_FINISHING = 4
+
+
+@dataclass(slots=True, eq=False)
+class _Item(Generic[Work, Prepared]):
+    work: Work
+    size_bytes: int
+    prepared: Future[Prepared]
+
+
+@dataclass(slots=True, eq=False)
+class _Lane(Generic[Work, Prepared]):
+    waiting: deque[_Item[Work, Prepared]] = field(default_factory=deque)
+    is_busy: bool = False
+
+
+class Lanes(Generic[Work, Prepared, Done]):
+    """Lanes by key. At the end of its `with` block nothing runs any more; what an error left unfinished is dropped.
+
+    Args:
+        prepare: the first step; what it returns or raises is the second's to take from the future.
+        finish: the second step, in order. What it raises ends everything: `put` and `settle` raise it.
+        room_bytes: `put` waits while more than this is on its way.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[Work], Prepared],
+        finish: Callable[[Work, Future[Prepared]], Done],
+        room_bytes: int,
+    ) -> None:
+        self._prepare = prepare
+        self._finish = finish
+        self._room_bytes = room_bytes
+        self._changed = threading.Condition()
+        self._lanes: dict[str, _Lane[Work, Prepared]] = {}
+        self._bytes = 0
+        self._items = 0
+        self._done: list[Done] = []
+        self._error: BaseException | None = None
+        self._preparing = ThreadPoolExecutor(min(processors(), _MAX_PREPARING), "prepare")
+        self._finishing = ThreadPoolExecutor(_FINISHING, "finish")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.settle()
+            else:
+                self._stop(error)
+        finally:
+            self._preparing.shutdown(cancel_futures=True)
+            self._finishing.shutdown(cancel_futures=True)
+
+    def put(self, key: str, work: Work, size_bytes: int) -> None:
+        """Sends work on its way; waits while there is no room."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or not self._items or self._has_room(size_bytes))
+            self._raise()
+            lane = self._lanes.setdefault(key, _Lane())
+            lane.waiting.append(_Item(work, size_bytes, self._preparing.submit(self._prepare, work)))
+            self._bytes += size_bytes
+            self._items += 1
+            if not lane.is_busy:
+                lane.is_busy = True
+                self._finishing.submit(self._advance, key, lane)
+
+    def settle(self, key: str | None = None) -> None:
+        """Waits until everything that was put, or put on one lane, is finished."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or (key not in self._lanes if key else not self._items))
+            self._raise()
+
+    def collect(self) -> list[Done]:
+        """What has been finished since this was asked last, in the order of finishing."""
+        with self._changed:
+            done, self._done = self._done, []
+            return done
+
+    def _has_room(self, size_bytes: int) -> bool:
+        return self._bytes + size_bytes <= self._room_bytes
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _stop(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def _advance(self, key: str, lane: _Lane[Work, Prepared]) -> None:
+        """Finishes the lane's first item; then it is the other lanes' turn before its next."""
+        item = lane.waiting.popleft()
+        if self._error is not None:
+            return
+        try:
+            done = self._finish(item.work, item.prepared)
+        except BaseException as error:
+            self._stop(error)
+            return
+        with self._changed:
+            self._done.append(done)
+            self._bytes -= item.size_bytes
+            self._items -= 1
+            if not lane.waiting:
+                del self._lanes[key]
+            elif self._error is None:
+                self._finishing.submit(self._advance, key, lane)
+            self._changed.notify_all()
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
