@@ -1,0 +1,443 @@
+"""Schemas that change, as they do over twenty years: every record stays whole, and Delta readers always see one table.
+
+Each case of the archive's promise has a test of its own name. What is compared with what: `lossless.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.audit import verify
+from efd_pipelines.archive.drain import drain
+from efd_pipelines.avro.frames import frame
+from efd_pipelines.settings import Settings
+from efd_pipelines.simulator.everything import random_series
+from efd_pipelines.simulator.fixtures import builtin_topic
+from efd_pipelines.simulator.producer import SalProducer
+from efd_pipelines.simulator.sal import SalField, SalTopic, load_topics
+from efd_pipelines.times import microseconds
+from efd_pipelines.topics import layout
+from efd_pipelines.topics.names import Dataset
+from efd_pipelines_tests.integration.conftest import MakeSettings
+from efd_pipelines_tests.integration.lossless import Record, assert_lossless, assert_readers_agree, records_of
+
+pytestmark = pytest.mark.timeout(180)
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+Fields = list[SalField]
+
+
+@pytest.fixture
+def settings(local_settings: Settings) -> Settings:
+    """A directory will do: what a schema becomes does not depend on the store."""
+    return local_settings
+
+
+@pytest.fixture
+def name(unique: str) -> str:
+    return f"lsst.sal.Test.{unique}"
+
+
+def produce(settings: Settings, topic: SalTopic, records: int, first: int = 1, when: datetime = NOW) -> None:
+    with SalProducer(settings) as producer:
+        producer.send([random_series(topic, records, microseconds(when), seed=first, first=first)])
+
+
+def sent(settings: Settings, topic: str, value_format: str = "avro") -> list[Record]:
+    return records_of(settings.require_kafka(), str(settings.registry_url), topic, value_format)
+
+
+def archived(settings: Settings, topic: str, *versions: Fields) -> pa.Table:
+    """The table after some records of each version in turn; compared after each, for it is read at any time."""
+    archive = Archive(settings)
+    for number, fields in enumerate(versions):
+        produce(settings, SalTopic.of(topic, fields), 4, first=1 + 10 * number)
+        assert drain(archive, settings).dead_letters == 0
+        table = assert_lossless(archive, topic, sent(settings, topic))
+    audit = verify(archive, deep=True, datasets=[Dataset.parse(topic)])
+    assert (audit.problems, audit.rows, audit.records) == ([], 4 * len(versions), 4 * len(versions))
+    return table
+
+
+def test_a_new_field_is_null_in_older_rows(settings: Settings, name: str) -> None:
+    table = archived(settings, name, [SalField("a", "int")], [SalField("a", "int"), SalField("b", "double", 3)])
+    assert [table[f"b{n}"].is_valid().to_pylist() for n in range(3)] == [[False] * 4 + [True] * 4] * 3
+
+
+def test_a_dropped_field_stays_and_is_null_in_newer_rows(settings: Settings, name: str) -> None:
+    both, one = [SalField("a", "int"), SalField("b", "string")], [SalField("a", "int")]
+    table = archived(settings, name, both, one, both)
+    assert table["b"].is_valid().to_pylist() == [True] * 4 + [False] * 4 + [True] * 4
+
+
+def test_a_renamed_field_is_a_new_column_beside_the_old(settings: Settings, name: str) -> None:
+    table = archived(settings, name, [SalField("level", "float")], [SalField("fluidLevel", "float")])
+    assert (table["level"].null_count, table["fluidLevel"].null_count) == (4, 4)
+
+
+def test_a_field_renamed_only_in_case_is_told_apart(settings: Settings, name: str) -> None:
+    table = archived(settings, name, [SalField("fooBar", "int")], [SalField("foobar", "int")])
+    assert (table["fooBar"].null_count, table["foobar__"].null_count) == (4, 4)
+
+
+def test_a_retyped_field_gets_a_column_of_its_own_for_each_type(settings: Settings, name: str) -> None:
+    versions = [SalField("a", "int"), SalField("a", "string"), SalField("a", "double"), SalField("a", "boolean")]
+    table = archived(settings, name, *([field] for field in versions), [SalField("a", "int")])
+    counts = {column: len(table) - table[column].null_count for column in ("a", "a__string", "a__double", "a__boolean")}
+    assert counts == {"a": 8, "a__string": 4, "a__double": 4, "a__boolean": 4}
+
+
+def test_a_scalar_that_becomes_an_array_and_back(settings: Settings, name: str) -> None:
+    table = archived(settings, name, [SalField("a", "float")], [SalField("a", "float", 3)], [SalField("a", "float")])
+    assert [table[column].null_count for column in ("a", "a0", "a1", "a2")] == [4, 8, 8, 8]
+
+
+def test_int_and_long_float_and_double_alternate(settings: Settings, name: str) -> None:
+    narrow = [SalField("i", "int"), SalField("f", "float"), SalField("g", "float", 2), SalField("j", "int", 2)]
+    wide = [
+        SalField("i", "long long"),
+        SalField("f", "double"),
+        SalField("g", "double", 2),
+        SalField("j", "long long", 2),
+    ]
+    table = archived(settings, name, narrow, wide, narrow, wide)
+    types = [str(table.schema.field(column).type) for column in ("i", "f", "g1", "j0")]
+    assert types == ["int64", "double", "double", "int64"]
+
+
+def test_arrays_that_change_their_declared_length(settings: Settings, name: str) -> None:
+    table = archived(settings, name, *([SalField("a", "double", count)] for count in (4, 6, 3)))
+    assert [table[f"a{n}"].null_count for n in range(6)] == [0, 0, 0, 4, 8, 8]
+
+
+def test_arrays_that_are_longer_or_shorter_than_declared(settings: Settings, name: str) -> None:
+    topic = SalTopic.of(name, [SalField("a", "double", 4), SalField("b", "int")])
+    archive = Archive(settings)
+    with SalProducer(settings) as producer:
+        producer.prepare([topic])
+        head = producer.frames(random_series(topic, 1, microseconds(NOW)))[0][:5]
+        schema = fastavro.parse_schema(json.loads(topic.avro_schema()))
+        for number, length in enumerate((4, 0, 7, 1, 5)):
+            producer.put(name, head + encoded(schema, {"a": [number + n / 8 for n in range(length)], "b": number}))
+    drain(archive, settings)
+    table = assert_lossless(archive, name, sent(settings, name))
+    assert [table[f"a{n}"].null_count for n in range(7)] == [1, 2, 2, 2, 3, 4, 4]
+
+
+def encoded(schema: Any, values: dict[str, Any]) -> bytes:
+    """A body of a SAL record with these values and this moment's stamps."""
+    import io
+
+    stamps = {"private_sndStamp": NOW.timestamp() + 37, "private_efdStamp": NOW.timestamp(), "private_rcvStamp": 0.0}
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, schema, {**stamps, **values})
+    return out.getvalue()
+
+
+def test_versions_that_alternate_record_by_record_make_one_file(settings: Settings, name: str) -> None:
+    versions = [
+        SalTopic.of(name, [SalField("a", "int")]),
+        SalTopic.of(name, [SalField("b", "float", 2), SalField("a", "long long")]),
+        SalTopic.of(name, [SalField("a", "string"), SalField("b", "double", 3)]),
+    ]
+    with SalProducer(settings) as producer:
+        for version in versions:
+            producer.prepare([version])
+        for number in range(60):
+            one = random_series(versions[number % 3], 1, microseconds(NOW) + number, seed=number, first=number + 1)
+            producer.put(name, producer.frames(one)[0])
+    archive = Archive(settings)
+    assert drain(archive, settings).commits == 1
+    assert_lossless(archive, name, sent(settings, name))
+    assert len(archive.snapshot(archive.datasets()[0]).files()) == 1
+
+
+def test_many_small_drains_of_changing_versions_make_a_file_each(settings: Settings, name: str) -> None:
+    """No storm of tiny files: as many as commits, however many versions each of them has."""
+    versions = [SalTopic.of(name, [SalField("a", "int"), SalField(f"b{n}", "double")]) for n in range(4)]
+    archive = Archive(settings)
+    with SalProducer(settings) as producer:
+        for version in versions:
+            producer.prepare([version])
+        for batch in range(5):
+            for number in range(8):
+                one = random_series(versions[number % 4], 1, microseconds(NOW), seed=number, first=10 * batch + number)
+                producer.put(name, producer.frames(one)[0])
+            producer.flush()
+            assert drain(archive, settings).commits == 1
+    assert len(archive.snapshot(archive.datasets()[0]).files()) == 5
+    assert_lossless(archive, name, sent(settings, name))
+
+
+@pytest.fixture
+def other_registry() -> Iterator[Callable[[dict[int, str]], str]]:
+    """Serves schemas under chosen ids, as a registry of another cluster does; gives its URL."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def serve(schemas: dict[int, str]) -> str:
+        class Answers(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                number = self.path.rpartition("/")[2]
+                known = schemas.get(int(number)) if number.isdigit() else None
+                answer = {"schema": known} if known else {"error_code": 40403, "message": "no such schema"}
+                body = json.dumps(answer).encode()
+                self.send_response(200 if known else 404)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                return
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_two_registries_whose_ids_clash(
+    site: MakeSettings, other_registry: Callable[[dict[int, str]], str], unique: str
+) -> None:
+    """The test stand's topic has a prefix, its schema's namespace has none, and its id is another schema's at home."""
+    name = f"lsst.sal.Test.{unique}"
+    ours, theirs = SalTopic.of(name, [SalField("a", "int")]), SalTopic.of(name, [SalField("z", "string")])
+    with SalProducer(site()) as producer:
+        producer.prepare([ours])
+        head = producer.frames(random_series(ours, 1, microseconds(NOW)))[0][:5]
+    url = other_registry({int.from_bytes(head[1:], "big"): theirs.avro_schema()})
+    settings = site(registries={"tts": url})
+    assert settings.require_registry("tts") == url
+    produce(settings, ours, 5)
+    with SalProducer(settings) as producer:
+        producer.create([(f"tts.{name}", 1, {})])
+        for body in random_series(theirs, 6, microseconds(NOW)).bodies():
+            producer.put(f"tts.{name}", head + body)
+    archive = Archive(settings)
+    assert drain(archive, settings).dead_letters == 0
+    home = assert_lossless(archive, name, sent(settings, name))
+    away = assert_lossless(archive, f"tts@{name}", records_of(settings.require_kafka(), url, f"tts.{name}"))
+    assert (home.num_rows, away.num_rows) == (5, 6)
+    assert ("z" in home.column_names, "z" in away.column_names) == (False, True)
+
+
+def test_nullable_unions_of_camera_topics(settings: Settings) -> None:
+    topic = builtin_topic("MTCamera.focal_plane_reb_data")
+    assert topic.is_ccs
+    produce(settings, topic, 30)
+    archive = Archive(settings)
+    drain(archive, settings)
+    table = assert_lossless(archive, topic.name, sent(settings, topic.name))
+    unions = [field.name for field in topic.public_fields if "double" in field.sal_type]
+    assert any(table[field].null_count for field in unions)
+    assert any(pc.any(pc.is_nan(table[field])).as_py() for field in unions)
+
+
+COLLIDING = (
+    "GIS.logevent_afeDecentralizedIOOutputs",
+    "GIS.logevent_laserDecentralizedIOInput",
+    "GIS.logevent_laserDecentralizedIOOutputs",
+    "GIS.logevent_m2cDecentralizedIOInput",
+    "GIS.logevent_m2cDecentralizedIOOutput",
+    "MTCamera.logevent_imageReadoutParameters",
+    "MTCamera.rebpower_Reb",
+)
+"""The topics whose names collide when their arrays are flattened; the last two pass 2,000 columns and keep lists."""
+
+
+def test_the_seven_flattening_collisions_and_topics_past_two_thousand_columns(settings: Settings, shared: Path) -> None:
+    catalogue = load_topics(shared / "sal" / "topics.json.gz")
+    topics = [catalogue[f"lsst.sal.{topic}"] for topic in COLLIDING]
+    widest = max(catalogue.values(), key=lambda topic: sum(field.count for field in topic.fields))
+    for topic in (*topics, widest):
+        produce(settings, topic, 3)
+    archive = Archive(settings)
+    drain(archive, settings)
+    for topic in (*topics, widest):
+        table = assert_lossless(archive, topic.name, sent(settings, topic.name))
+        flat = sum(field.count for field in topic.fields)
+        has_lists = any(pa.types.is_list(column.type) for column in table.schema)
+        assert has_lists == (flat > 2000), f"{topic.name}: {flat} columns"
+
+
+@pytest.fixture
+def few_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datasets keep lists from 40 columns on: at 2,000 the same takes a hundred times as long."""
+    monkeypatch.setattr(layout, "MAX_FLAT_COLUMNS", 40)
+
+
+@pytest.mark.usefixtures("few_columns")
+def test_a_flat_dataset_stays_flat_and_one_of_lists_stays_one(settings: Settings, name: str) -> None:
+    """Decided once, whatever the schema becomes: readers' columns never change their shape."""
+    small, large = [SalField("a", "float", 10)], [SalField("a", "float", 50)]
+    flat = archived(settings, name, small, large)
+    assert (len(flat.column_names) > 50, pa.types.is_list(flat.schema.field("a9").type)) == (True, False)
+    listed = archived(settings, f"{name}List", large, small)
+    assert pa.types.is_list(listed.schema.field("a").type)
+
+
+@pytest.mark.usefixtures("few_columns")
+def test_lists_whose_items_grow_wider(settings: Settings, name: str) -> None:
+    narrow, wide = ([SalField("a", kind, 50)] for kind in ("int", "long long"))
+    table = archived(settings, name, narrow, wide)
+    assert table.schema.field("a").type == pa.list_(pa.int64())
+
+
+def test_a_topic_deleted_and_created_again_has_two_sources(settings: Settings, name: str) -> None:
+    archive, topic = Archive(settings), SalTopic.of(name, [SalField("a", "int")])
+    produce(settings, topic, 6)
+    first = sent(settings, name)
+    drain(archive, settings)
+    admin = AdminClient({"bootstrap.servers": settings.require_kafka(), "log_level": 2})
+    admin.delete_topics([name])[name].result(30)
+    while name in admin.list_topics(timeout=10).topics:
+        threading.Event().wait(0.1)
+    # The same offsets with another schema: an incarnation is told by its id, not by what is in it.
+    produce(settings, SalTopic.of(name, [SalField("a", "string")]), 5, first=50)
+    drain(archive, settings)
+    table = assert_lossless(archive, name, [*first, *sent(settings, name)])
+    assert sorted(pc.value_counts(table["archive_source"]).field("counts").to_pylist()) == [5, 6]
+
+
+def test_partitions_that_are_added_while_it_drains(settings: Settings, name: str) -> None:
+    archive, topic = Archive(settings), SalTopic.of(name, [SalField("a", "int")])
+    produce(settings, topic, 200)
+    admin = AdminClient({"bootstrap.servers": settings.require_kafka(), "log_level": 2})
+    grown = threading.Event()
+
+    def grow_once(records: int, backlog: int, size_bytes: int) -> None:
+        if not grown.is_set():
+            grown.set()
+            admin.create_partitions([NewPartitions(name, 4)])[name].result(30)
+            with SalProducer(settings) as producer:
+                producer.prepare([topic])
+                for number, value in enumerate(producer.frames(random_series(topic, 40, microseconds(NOW), first=500))):
+                    producer.put(name, value, partition=number % 4)
+
+    drain(archive, settings, until_caught_up=True, progress=grow_once)
+    assert grown.is_set()
+    table = assert_lossless(archive, name, sent(settings, name))
+    assert sorted(set(table["kafka_partition"].to_pylist())) == [0, 1, 2, 3]
+
+
+def with_formats(site: MakeSettings, **sections: Any) -> Settings:
+    settings = site()
+    return settings.model_copy(update={"configuration": settings.configuration.model_copy(update=sections)})
+
+
+def test_json_messages(site: MakeSettings, unique: str) -> None:
+    """What a value is, the values of a batch say: they change their minds, and nothing is lost."""
+    name = f"lsst.obsenv.{unique}"
+    settings = with_formats(site, value_formats={name: "json"}, time_fields={"lsst.obsenv": "timestamp"})
+    batches: list[list[dict[str, Any]]] = [
+        [{"timestamp": NOW.timestamp() + n, "count": n, "ok": True, "list": [1, 2], "who": "ä"} for n in range(3)],
+        [
+            {
+                "timestamp": NOW.timestamp() + 5,
+                "count": 1.5,
+                "ok": None,
+                "list": [0.5],
+                "nested": {"a": [1, {"b": None}]},
+            }
+        ],
+        [
+            {
+                "timestamp": NOW.timestamp() + 6,
+                "count": "many",
+                "list": ["x", "y", "z"],
+                "big": 2**60 + 1,
+                "late": [True],
+            }
+        ],
+        [{"timestamp": NOW.timestamp() + 7, "count": 7, "list": [], "nested": "text", "Count": 3}],
+    ]
+    archive = Archive(settings)
+    for batch in batches:
+        with SalProducer(settings) as producer:
+            producer.create([(name, 1, {})])
+            for value in batch:
+                producer.put(name, json.dumps(value).encode(), b"")
+        assert drain(archive, settings).dead_letters == 0
+        assert_lossless(archive, name, sent(settings, name, "json"))
+    table = archive.read(archive.datasets()[0])
+    assert table["time"].cast(pa.int64()).to_pylist()[0] == microseconds(NOW)
+    assert set(table["archive_schema"].to_pylist()) == {0}
+
+
+METRIC = {
+    "type": "record",
+    "name": "metric",
+    "namespace": "lsst.dm",
+    "fields": [
+        {"name": "timestamp", "type": "double"},
+        {"name": "value", "type": ["null", "double"], "default": None},
+        {"name": "count", "type": "long"},
+        {"name": "band", "type": {"type": "enum", "name": "Band", "symbols": ["g", "r"]}},
+        {"name": "hash", "type": {"type": "fixed", "name": "Hash", "size": 4}},
+        {"name": "tags", "type": {"type": "map", "values": "string"}},
+        {"name": "run", "type": {"type": "record", "name": "Run", "fields": [{"name": "id", "type": "int"}]}},
+        {"name": "either", "type": ["null", "string", "int"], "default": None},
+        {"name": "maybe", "type": {"type": "array", "items": ["null", "float"]}},
+    ],
+}
+
+
+def test_other_namespaces_have_their_own_time_and_any_schema(site: MakeSettings, unique: str) -> None:
+    import io
+
+    settings = with_formats(site, time_fields={"lsst.dm": "timestamp"})
+    timed, untimed = f"lsst.dm.{unique}", f"lsst.other.{unique}"
+    from efd_pipelines.kafka.registry import Registries
+
+    with Registries(settings) as registries, SalProducer(settings) as producer:
+        number = registries.register("", f"{unique}-value", json.dumps(METRIC))
+        producer.create([(timed, 1, {}), (untimed, 1, {})])
+        schema = fastavro.parse_schema(METRIC, _write_hint=False)
+        for n, either in enumerate((None, "text", 7)):
+            out = io.BytesIO()
+            at = (NOW - timedelta(days=14)).timestamp() + n
+            values: dict[str, Any] = {
+                "timestamp": at,
+                "value": np.nan if n else None,
+                "count": n,
+                "band": "r",
+                "hash": b"\0\1\2\3",
+            }
+            values |= {"tags": {"k": "v"}, "run": {"id": n}, "either": either, "maybe": [None, 0.5]}
+            fastavro.schemaless_writer(out, schema, values)
+            for topic in (timed, untimed):
+                producer.put(topic, frame(number, out.getvalue()), b"", timestamp_ms=int(NOW.timestamp() * 1000) + n)
+    archive = Archive(settings)
+    assert drain(archive, settings).dead_letters == 0
+    for topic, when in ((timed, NOW - timedelta(days=14)), (untimed, NOW)):
+        found = archive.read(Dataset.parse(topic)).sort_by("kafka_offset")
+        step = 1_000_000 if topic == timed else 1000
+        assert found["time"].cast(pa.int64()).to_pylist() == [microseconds(when) + n * step for n in range(3)]
+        assert found["band"].to_pylist() == ["r"] * 3
+        assert found["hash"].to_pylist() == [b"\0\1\2\3"] * 3
+        assert [json.loads(text) for text in found["tags"].to_pylist()] == [{"k": "v"}] * 3
+        assert [json.loads(text) for text in found["run"].to_pylist()] == [{"id": n} for n in range(3)]
+        branches = [text if text is None else json.loads(text) for text in found["either"].to_pylist()]
+        assert branches == [None, "text", 7]
+        assert found["value"].is_valid().to_pylist() == [False, True, True]
+        assert_readers_agree(archive, topic)
+    assert verify(archive, deep=True).problems == []
