@@ -5,7 +5,8 @@ the same for one component. Both call `archive/drain.py`, which alone knows wher
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -13,10 +14,13 @@ from pydantic import Field
 
 from efd_pipelines.defs.events import DAY_S, RAW, counted, figures_of, log_untold
 from efd_pipelines.defs.failures import Explained, explained
+from efd_pipelines.defs.history import POOL as HISTORY_POOL
+from efd_pipelines.defs.history import HealConfig, heal_partitions
 from efd_pipelines.defs.metadata import OWNERS, Metadata, column, column_schema, megabytes, table
 from efd_pipelines.defs.sources import kafka_topics
 from efd_pipelines.partitions import COMPONENT_WEEKS, ComponentWeek, check_components
 from efd_pipelines.resources import Deployment
+from efd_pipelines.times import microseconds
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
@@ -59,11 +63,13 @@ def partitions_of(context: dg.AssetExecutionContext) -> list[ComponentWeek]:
     group_name="archive",
     kinds={"kafka", "deltalake", "parquet"},
     owners=OWNERS,
-    pool="kafka",
+    pool=HISTORY_POOL,
     backfill_policy=dg.BackfillPolicy.multi_run(WEEKS_AT_ONCE),
     metadata=column_schema(COLUMNS),
 )
-def raw_archive(context: dg.AssetExecutionContext, deployment: Deployment) -> dg.MaterializeResult[Any]:
+def raw_archive(
+    context: dg.AssetExecutionContext, config: HealConfig, deployment: Deployment
+) -> dg.MaterializeResult[Any]:
     """Every record that Kafka delivered, decoded, by component and week (Monday 00:00 UTC to the next).
 
     **Is last night archived?** The check `last_night` (tab Checks) says so for all components. For one: open its
@@ -81,25 +87,37 @@ def raw_archive(context: dg.AssetExecutionContext, deployment: Deployment) -> dg
 
     **When a run fails**, its last error says what happened and what to do. Nothing is lost by a failed run: reading
     goes on by itself where the archive ends, as soon as the cause is mended. Materialising a partition by hand reads
-    the component's backlog now.
+    the component's backlog now, and then heals the week: what Kafka no longer has comes from the history
+    (EFD_HISTORY_*), where one is set. `history_rows` were filled in by this run, `history_left_h` hours of data were
+    not asked for yet because time was up.
     """
-    from efd_pipelines.archive.drain import drain
-
     with explained():
         partitions = partitions_of(context)
         archive = deployment.archive()
-        components = {partition.component for partition in partitions}
-        result = drain(
-            archive,
-            archive.settings,
-            components=components,
-            run=context.run.run_id,
-            progress=logged(context, "records"),
-        )
-        context.log.info(f"Archived {counted(_summary(result))}")
+        drained_us = _drain_partitions(context, archive, partitions)
+        healed = heal_partitions(context, archive, partitions, config, drained_us)
         for one in figures_of(archive, RAW, partitions):
-            context.add_asset_metadata(one.metadata(RAW), partition_key=one.partition.key)
+            metadata = one.metadata(RAW) | healed.get(one.partition.component, {})
+            context.add_asset_metadata(metadata, partition_key=one.partition.key)
     return dg.MaterializeResult()
+
+
+def _drain_partitions(
+    context: dg.AssetExecutionContext, archive: "Archive", partitions: Sequence[ComponentWeek]
+) -> int | None:
+    """Reads the components' backlog, and says when; what only the history can have goes without it."""
+    from efd_pipelines.archive.drain import drain
+    from efd_pipelines.history.healing import KAFKA_KEEPS, is_configured
+
+    now = datetime.now(UTC)
+    has_kafka = archive.settings.kafka_bootstrap and any(one.week.end + KAFKA_KEEPS > now for one in partitions)
+    if is_configured(archive.settings) and not has_kafka:
+        return None
+    components = {partition.component for partition in partitions}
+    progress = logged(context, "records")
+    result = drain(archive, archive.settings, components=components, run=context.run.run_id, progress=progress)
+    context.log.info(f"Archived {counted(_summary(result))}")
+    return microseconds(now)
 
 
 class DrainConfig(dg.Config):

@@ -2,7 +2,8 @@
 
 The live ones (`discover`, `drain`, `summarise`, `join`) take whatever is due and are started by sensors; `main` is the
 whole path once, in this order, for the demo and for whoever wants all of it now; `export` is a form; `verify` and
-`daily_round` keep watch and order; `backfill_archive` is what a backfill of component × week runs.
+`daily_round` keep watch and order; `backfill_archive` is what a backfill of component × week runs, `heal_archive` what
+a schedule submits for weeks that Kafka lost.
 """
 
 from typing import Any
@@ -93,6 +94,12 @@ backfill_archive = dg.define_asset_job(
     description="Archives and summarises components and weeks that are chosen as partitions.",
 )
 
+heal_archive = dg.define_asset_job(
+    "heal_archive",
+    selection=dg.AssetSelection.assets(raw_archive).without_checks(),
+    description="Fills what Kafka lost of a component's week from InfluxDB's history, or files of it.",
+)
+
 weekly_report = dg.define_asset_job(
     "weekly_report",
     selection=dg.AssetSelection.assets(storage_throughput).without_checks(),
@@ -109,5 +116,6 @@ JOBS: list[Any] = [
     weekly_report,
     export,
     backfill_archive,
+    heal_archive,
     daily_round,
 ]

@@ -1,10 +1,13 @@
 """Schedules: what happens at a time of day. What happens when something arrives: `sensors.py`. All times are UTC."""
 
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 import dagster as dg
 
 from efd_pipelines.defs import jobs
+from efd_pipelines.defs.failures import explained
+from efd_pipelines.defs.history import next_runs
+from efd_pipelines.resources import Deployment
 from efd_pipelines.times import Week
 
 _ON = dg.DefaultScheduleStatus.RUNNING
@@ -40,4 +43,19 @@ verify = dg.ScheduleDefinition(
     description="Every hour: is last night archived, was anything lost?",
 )
 
-SCHEDULES = [weekly_report, daily_round, verify]
+
+@dg.schedule(
+    job=jobs.heal_archive,
+    cron_schedule="*/15 * * * *",
+    execution_timezone="UTC",
+    default_status=_ON,
+    description="The next missing weeks, newest first, while the history may be asked: EFD_HISTORY_FIRST_WEEK, "
+    "EFD_HISTORY_WINDOW (UTC), EFD_HISTORY_BUDGET_H.",
+)
+def heal_history(context: dg.ScheduleEvaluationContext, deployment: Deployment) -> list[dg.RunRequest] | dg.SkipReason:
+    with explained():
+        found = next_runs(context.instance, deployment.archive(), context.scheduled_execution_time.astimezone(UTC))
+    return dg.SkipReason(found) if isinstance(found, str) else found
+
+
+SCHEDULES = [weekly_report, daily_round, verify, heal_history]

@@ -26,7 +26,8 @@ class Piece:
     @property
     def values(self) -> int:
         """How many values were given: what a server has to find, decode and send."""
-        return sum(len(column) - column.null_count for column in self.points.columns)
+        columns = (self.points[name] for name in self.points.column_names if name != "time")
+        return sum(len(column) - column.null_count for column in columns)
 
 
 class HistorySource(Protocol):

@@ -33,10 +33,11 @@ JOBS = {
     "weekly_report",
     "export",
     "backfill_archive",
+    "heal_archive",
     "daily_round",
 }
 SENSORS = {"discover", "drain", "summarise", "join"}
-SCHEDULES = {"weekly_report", "daily_round", "verify"}
+SCHEDULES = {"weekly_report", "daily_round", "verify", "heal_history"}
 GROUPS = {"sources", "archive", "tiers", "exposures", "reports"}
 EXTERNAL = {"kafka", "cdb_lsstcam/exposure"}
 CHECKS = {"last_night", "no_gaps", "no_dead_letters", "every_record_once"}
