@@ -52,7 +52,7 @@ class Flattening:
                     arrays[place] = pa.nulls(rows, column.type)
             elif len(places) == 1 and places[0][1].element is None:
                 place, column = places[0]
-                arrays[place] = _as(values, column.type)
+                arrays[place] = widened(values, column.type)
             else:
                 self._flatten(name, values, places, arrays)
         self._note_unplaced(fields)
@@ -77,7 +77,7 @@ class Flattening:
         for place, column in places:
             element = column.element or 0
             if element < len(elements):
-                arrays[place] = _as(elements[element], column.type)
+                arrays[place] = widened(elements[element], column.type)
             else:
                 arrays[place] = pa.nulls(len(values), column.type)
 
@@ -115,6 +115,6 @@ def _ragged(values: pa.ListArray, lengths: NDArray[np.int32], count: int) -> lis
     return elements
 
 
-def _as(values: pa.Array, kind: pa.DataType) -> pa.Array:
+def widened(values: pa.Array, kind: pa.DataType) -> pa.Array:
     """The values as `kind`: the same, or wider."""
     return values if values.type.equals(kind) else pc.cast(values, kind, safe=True)

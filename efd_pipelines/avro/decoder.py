@@ -16,13 +16,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from efd_pipelines.avro.attempts import Attempt, Decoder
-from efd_pipelines.avro.batches import WholeBatches
+from efd_pipelines.avro.compiled import Compiled
 from efd_pipelines.avro.messages import SingleMessages
 from efd_pipelines.errors import SchemaError
 from efd_pipelines.topics.layout import Layout
 from efd_pipelines.topics.schemas import TopicSchema
 
-DECODERS: tuple[Decoder, ...] = (WholeBatches(), SingleMessages())
+DECODERS: tuple[Decoder, ...] = (Compiled(), SingleMessages())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
 """Kernel: five exact statistics of every window of a block of columns, compiled.
 
 Importing this module imports numba, which takes a second: only `statistics.py` does, and only when it computes.
-The compiled code is kept (`compiled.py`), so a machine compiles once; it needs no compiler of its own.
+The compiled code is kept (`efd_pipelines.compiled`), so a machine compiles once; it needs no compiler of its own.
 
 How it works: a window of up to `max_lanes` columns is gathered into a buffer with one row per sample and one
 lane per column; every pass then runs along the lanes, which vectorises. Floats are turned into integers that sort as
@@ -18,7 +18,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from efd_pipelines.tiers.compiled import cache_directory
+from efd_pipelines.compiled import cache_directory
 
 _GATHER_BLOCK = 16
 

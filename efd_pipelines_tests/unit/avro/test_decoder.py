@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efd_pipelines.avro.batches import WholeBatches
+from efd_pipelines.avro.compiled import Compiled
 from efd_pipelines.avro.decoder import Decoded, decode
 from efd_pipelines.avro.grammar import Ungrammatical, grammar
 from efd_pipelines.avro.messages import SingleMessages
@@ -24,7 +24,7 @@ from efd_pipelines.topics.layout import Column, Layout, plan_layout
 from efd_pipelines.topics.schemas import TopicSchema, parse_schema
 from efd_pipelines_tests.unit.avro.builders import a_schema, array_of, bodies_of, field_types, messages_of, topics
 
-DECODERS = {"fast, then thorough": (WholeBatches(), SingleMessages()), "thorough": (SingleMessages(),)}
+DECODERS = {"fast, then thorough": (Compiled(), SingleMessages()), "thorough": (SingleMessages(),)}
 PAIR = a_schema(("x", "double"), ("n", "int"))
 
 
@@ -316,7 +316,7 @@ def test_sal_topics_come_back_bit_for_bit(shared: Path) -> None:
         decoded, layout = decoded_fully(bodies, schema, None, DECODERS["fast, then thorough"])
         assert decoded.dead == [], topic.name
         assert bodies_of(schema, messages_of(decoded.table, schema, layout)) == bodies, topic.name
-        assert WholeBatches().covers(schema), f"{topic.name} is left to the slow decoder"
+        assert Compiled().covers(schema), f"{topic.name} is left to the slow decoder"
 
 
 def random_message(schema: TopicSchema, random: np.random.Generator) -> dict[str, Any]:
