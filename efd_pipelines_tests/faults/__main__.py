@@ -21,7 +21,8 @@ from efd_pipelines_tests.faults.cases import KINDS, KindOfCase, Outcome, Stage, 
 from efd_pipelines_tests.faults.gate import IS_AVAILABLE
 from efd_pipelines_tests.faults.site import Servers
 
-CASES_OF_AN_ARCHIVE = 8
+CASES_OF_AN_ARCHIVE = 6
+_STORES: tuple[Store, ...] = ("directory", "s3", "directory")
 
 
 def play_all(
@@ -30,8 +31,8 @@ def play_all(
     """Plays cases `first` to `first + cases - 1`, group by group."""
     outcome = Outcome()
     for begin in range(first - first % CASES_OF_AN_ARCHIVE, first + cases, CASES_OF_AN_ARCHIVE):
-        rng = np.random.default_rng([seed, begin // CASES_OF_AN_ARCHIVE])
-        store: Store = "s3" if begin // CASES_OF_AN_ARCHIVE % 2 else "directory"
+        group = begin // CASES_OF_AN_ARCHIVE
+        rng, store = np.random.default_rng([seed, group]), _STORES[group % len(_STORES)]
         stage.begin(store)
         for number in range(begin, min(begin + CASES_OF_AN_ARCHIVE, first + cases)):
             of = play(stage, number, draw(kinds, store, rng), rng, outcome)

@@ -24,7 +24,7 @@ from efd_pipelines.settings import load_settings
 from efd_pipelines.simulator.producer import SalProducer
 from efd_pipelines_tests.faults import gate
 from efd_pipelines_tests.faults.proxy import Fault, Proxy, What
-from efd_pipelines_tests.faults.site import Servers, Site, s3_environ
+from efd_pipelines_tests.faults.site import Servers, Site
 from efd_pipelines_tests.faults.zygote import Ended, Running, Strike, Zygote
 
 Store = Literal["directory", "s3"]
@@ -95,22 +95,21 @@ class Stage:
         """A new archive, of which nothing is there."""
         self._archives += 1
         name = f"faults-{os.getpid()}-{self._archives}"
-        registry = urlsplit(self.servers.registry.url)
-        environ = {
-            "EFD_CONFIG": str(self._scratch / "configuration.yaml"),
-            "EFD_REGISTRY_URL": self.registry.endpoint + registry.path,
-        }
+        environ = {"EFD_CONFIG": str(self._scratch / "configuration.yaml")}
         if store == "s3":
             root = f"{self.servers.s3.make_bucket(name)}/archive"
-            environ |= s3_environ(self.servers.s3, self.s3.endpoint)
+            environ |= self.servers.s3.settings()
         else:
             root = str(self._scratch / name)
         self.site = Site(self.servers, root, environ)
         self.site.begin(self.producer)
 
     def do(self, deed: str, strike: Strike | None = None, **arguments: Any) -> Running:
-        """Begins a deed that is to be struck: its clients have little patience."""
-        environ = {**self.site.environ, "EFD_TEST_PATIENCE_S": str(PATIENCE_S)}
+        """Begins a deed that is to be struck: by the proxies, and its clients have little patience."""
+        registry = self.registry.endpoint + urlsplit(self.servers.registry.url).path
+        environ = {**self.site.environ, "EFD_REGISTRY_URL": registry, "EFD_TEST_PATIENCE_S": str(PATIENCE_S)}
+        if self.site.is_remote:
+            environ["EFD_S3_ENDPOINT"] = self.s3.endpoint
         return self.zygote.begin(deed, environ, strike, **arguments)
 
     def ended(self, running: Running, meanwhile: Callable[[], None] | None = None) -> Ended:

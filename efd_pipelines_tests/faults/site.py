@@ -173,8 +173,3 @@ def _ends(settings: Settings, partitions: Mapping[str, int]) -> dict[str, list[i
         }
     finally:
         consumer.close()
-
-
-def s3_environ(s3: S3Server, endpoint: str | None = None) -> dict[str, str]:
-    """What a process needs to reach the store, by itself or by a proxy's `endpoint`."""
-    return {**s3.settings(), "EFD_S3_ENDPOINT": endpoint or s3.endpoint}

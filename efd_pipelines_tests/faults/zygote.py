@@ -34,6 +34,8 @@ _LAZY = (  # what the deeds import when they need it
     "pyarrow.parquet",
     "pyarrow.fs",
     "pyarrow.compute",
+    "pyarrow.dataset",
+    "pyarrow.pandas_compat",
     "polars",
     "duckdb",
     "deltalake",
@@ -45,9 +47,13 @@ _LAZY = (  # what the deeds import when they need it
     "fastavro",
     "pyruhvro",
     "numba",
+    "pandas",
+    "httpcore",
     "httpx",
     "tenacity",
     "yaml",
+    "encodings.idna",
+    "efd_pipelines.archive.deep_audit",
 )
 
 
