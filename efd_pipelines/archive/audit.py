@@ -23,7 +23,7 @@ from efd_pipelines.archive.findings import DEEPER, REINDEX, RESTORE, Audit, Find
 from efd_pipelines.archive.ledger import RAW, relative_of
 from efd_pipelines.archive.losses import missing_records
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice
-from efd_pipelines.archive.tables import Commit, read_log
+from efd_pipelines.archive.tables import Commit, log_versions, read_log
 from efd_pipelines.errors import KafkaUnavailable, UnknownDataset
 from efd_pipelines.topics.names import Dataset, nearest
 
@@ -282,7 +282,7 @@ def _audit_times(audit: Audit, held: pl.DataFrame) -> None:
     """Slices lie in their weeks, and their rows in them."""
     import polars as pl
 
-    good = held.filter(~pl.col("week").is_in([QUARANTINE, DEAD]))
+    good = held.filter(~pl.col("week").is_in([QUARANTINE, DEAD]) & (pl.col("slice") != ""))
     bounds = _bounds(good.select("week", "slice").unique().iter_rows())
     keys = pl.DataFrame(bounds, schema=["week", "slice", "of", "start", "end"], orient="row", infer_schema_length=None)
     if not bounds:
@@ -402,7 +402,9 @@ class _Unknown:
 def _unknown_commits(archive: Archive, dataset: Dataset, versions: Sequence[int], at_us: int) -> _Unknown:
     relative, newest = relative_of(RAW, dataset), versions[-1]
     store = archive.store
-    missing = set(range(versions[0], newest)) - set(versions)
+    missing = set(range(newest)) - set(versions)
+    if missing:  # few: commits that only add columns, and those older than the log
+        missing &= set(log_versions(store, relative))
     commits = [made for version in sorted(missing) for made in _one(read_log(store, relative, version))]
     if store.size(f"{relative}/_delta_log/{newest:020d}.json") is None:
         return _Unknown(commits, is_ahead=at_us > time.time() * 1e6 - _LOG_KEPT_US)

@@ -244,7 +244,7 @@ class _DatasetAudit:
                 places.add(rows)
             if not parts or week in (DEAD, QUARANTINE):
                 continue
-            whole = pa.concat_tables(parts)
+            whole = pa.concat_tables(parts, promote_options="default")
             repeated += _repeated(whole)
             if has_sequence(self._dataset):
                 sequences.add(whole.select([name for name in SEQUENCE_COLUMNS if name in whole.column_names]))

@@ -7,6 +7,7 @@ that is not theirs, with a time that is not that of their stamp, or set aside wi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from efd_pipelines.archive.encoding import held_columns
+from efd_pipelines.archive.encoding import AHEAD_US, held_columns
 from efd_pipelines.archive.files import DataFile, time_range
 from efd_pipelines.archive.findings import REPORT, RESTORE, Audit, counted
 from efd_pipelines.archive.ledger import hash_of_path
+from efd_pipelines.archive.quarantine import CLOCK_ERROR
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice
 from efd_pipelines.archive.store import Store
@@ -33,7 +35,7 @@ from efd_pipelines.topics.schemas import TopicSchema
 
 _COORDINATES = ("archive_source", "kafka_partition", "kafka_offset")
 _ORDER = ("salIndex", "time", *_COORDINATES)
-_AHEAD_US = 3_600_000_000
+_SYSTEM = ("kafka_timestamp", "archive_schema", "archive_reason", CLOCK_ERROR)
 _BLOCK_BYTES = 8 * 1024 * 1024
 _HASHES: dict[int, Any] = {32: xxhash.xxh3_128, 24: hashlib.sha256}
 """By the length of the hash in the name: drained files, and those of the first release."""
@@ -65,6 +67,8 @@ class FileAudit:
             return None
         if size != file.size_bytes:
             self._found(file, "size", f"has {size:,} bytes, {file.size_bytes:,} were written", RESTORE)
+        elif len(hash_of_path(file.path)) not in _HASHES:
+            self._found(file, "foreign", "has no name that this project gives")
         elif not _is_as_named(store, relative):
             self._found(file, "content", "does not have the bytes that were written", RESTORE)
         try:
@@ -80,28 +84,34 @@ class FileAudit:
         self._audit.missing += file.rows
         self._found(file, "unreadable", f"{detail}; {counted(file.rows, 'row')}", RESTORE)
 
-    def _read(self, file: DataFile, relative: str) -> pa.Table:
+    def _read(self, file: DataFile, relative: str) -> pa.Table | None:
         store = self._snapshot.store
         with (
             store.errors(f"read {relative}"),
             pq.ParquetFile(store.path(relative), filesystem=store.arrow_fs) as parquet,
         ):
-            rows = parquet.read(columns=[name for name in parquet.schema_arrow.names if self._is_telling(name)])
+            rows = self._told(parquet)
             if rows.num_rows != file.rows:
                 self._found(file, "rows", f"has {rows.num_rows:,} rows, the log says {file.rows:,}", RESTORE)
             self._check_columns(file, parquet.schema_arrow)
             if not set(_COORDINATES) <= set(rows.column_names):
                 self._found(file, "schema", "lacks the archive's columns")
-                return self._schema.empty_table()
+                return None
             self._check_rows(file, rows)
             if file.week != DEAD:
                 self._check_schemas(file, rows, parquet)
             return rows
 
-    @staticmethod
-    def _is_telling(name: str) -> bool:
-        system = ("kafka_timestamp", "archive_schema", "archive_reason", "archive_clock_error")
-        return name in (*_ORDER, *system) or name.startswith("private_")
+    def _told(self, parquet: Any) -> pa.Table:
+        """The columns that tell rows apart, of the table's types as far as they can be."""
+        there = [name for name in parquet.schema_arrow.names if name in self._types and _is_telling(name)]
+        rows = parquet.read(columns=there)
+        for n, name in enumerate(rows.column_names):
+            kind = self._types[name]
+            if not rows.schema.field(n).type.equals(kind):
+                with contextlib.suppress(pa.ArrowException):  # `_check_columns` says so
+                    rows = rows.set_column(n, name, rows[name].cast(kind))
+        return rows.select([name for name in there if rows.schema.field(name).type.equals(self._types[name])])
 
     def _check_columns(self, file: DataFile, schema: pa.Schema) -> None:
         for column in schema:
@@ -142,7 +152,7 @@ class FileAudit:
         """Only rows whose time cannot be are set aside."""
         times = rows["time"].cast(pa.int64())
         received = rows["kafka_timestamp"].cast(pa.int64())
-        is_ahead = pc.fill_null(pc.greater(times, pc.add(received, _AHEAD_US)), True)
+        is_ahead = pc.fill_null(pc.greater(times, pc.add(received, AHEAD_US)), True)
         is_early = pc.fill_null(pc.less(times, FIRST_WEEK.start_us), True)
         good = rows.num_rows - (pc.sum(pc.or_(is_ahead, is_early)).as_py() or 0)
         if good:
@@ -164,14 +174,14 @@ class FileAudit:
             self._found(file, "foreign", f"{counted(count, 'row')} not of slice {key}")
 
     def _check_times(self, file: DataFile, rows: pa.Table) -> None:
-        """Event time is that of the stamp, for rows that came from Kafka."""
+        """Event time is that of the stamp, for rows that came from Kafka; where a clock was wrong, less its error."""
         name = self._time_field
         if name not in rows.column_names or not pa.types.is_floating(rows[name].type):
             return
         stamps = rows[name].cast(pa.float64()).fill_null(np.nan).to_numpy()
         times = rows["time"].cast(pa.int64()).fill_null(0).to_numpy()
-        if "archive_clock_error" in rows.column_names:  # brought home from quarantine
-            times = times + rows["archive_clock_error"].fill_null(0).to_numpy()
+        if CLOCK_ERROR in rows.column_names:  # brought home from quarantine
+            times = times + rows[CLOCK_ERROR].fill_null(0).to_numpy()
         from_kafka = pc.is_valid(rows["kafka_offset"]).to_numpy()
         wrong = from_kafka & (event_time_us(stamps) != times)
         count = int(wrong.sum())
@@ -236,6 +246,10 @@ class _Declared:
     telling: frozenset[str]
 
 
+def _is_telling(name: str) -> bool:
+    return name in (*_ORDER, *_SYSTEM) or name.startswith("private_")
+
+
 def is_history(source: str | None) -> bool:
     """Whether rows of this source did not come from Kafka."""
     return source is not None and source.startswith(("influx:", "file:"))
@@ -244,10 +258,7 @@ def is_history(source: str | None) -> bool:
 def _is_as_named(store: Store, relative: str) -> bool:
     """Whether the bytes have the hash that the name carries."""
     named = hash_of_path(relative)
-    make = _HASHES.get(len(named))
-    if make is None:
-        return False
-    digest = make()
+    digest = _HASHES[len(named)]()
     with store.errors(f"read {relative}"), store.fs.open(store.path(relative), "rb") as data:
         while block := data.read(_BLOCK_BYTES):
             digest.update(block)

@@ -1,0 +1,91 @@
+"""The audit: every defect is found, and nothing else is.
+
+A healthy archive is made once; each case hurts a copy of it. All of `make scale`'s 1,000 defects by EFD_TEST_SCALE=1.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.audit import Audit, verify
+from efd_pipelines.settings import load_settings
+from efd_pipelines.topics.names import Dataset
+from efd_pipelines.topics.schemas import TopicSchema
+from efd_pipelines_tests.unit.archive import defects
+from efd_pipelines_tests.unit.archive.builders import Topic, schema_of
+
+SEEDS = range(21 if os.environ.get("EFD_TEST_SCALE") else 1)
+START_US = 1_795_132_800_000_000
+HOUR_US = 3_600_000_000
+OLD = schema_of("x", ("value", "double"), ("number", "int"))
+NEW = schema_of("x", ("value", "double"), ("number", "int"), ("extra", "int"))
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two weeks of a topic: two schemas, late records, quarantine, dead letters, and a record sent twice."""
+    root = tmp_path_factory.mktemp("healthy") / "archive"
+    topic = Topic(opened(root))
+    rng = np.random.default_rng(5)
+
+    def send(schema: TopicSchema, at_us: int, count: int = 12, **columns: Any) -> None:
+        columns |= {"value": rng.standard_normal(count), "number": rng.integers(0, 99, count)}
+        if schema is NEW:
+            columns["extra"] = rng.integers(0, 99, count)
+        topic.send(schema, [at_us + n * 1_000_000 for n in range(count)], **columns)
+
+    for n in range(8):
+        send(OLD if n < 4 else NEW, START_US - 60 * HOUR_US + n * 17 * HOUR_US)
+        topic.drain()
+    send(NEW, START_US - 50 * HOUR_US, private_origin=8)  # late
+    send(NEW, 1_000_000_000)  # in 1970
+    topic.values += [b"", b"\x00\x00\x00\x00\x01poison"]
+    topic.stamps_ms += [START_US // 1000] * 2
+    topic.drain()
+    topic.values += topic.values[5:9]  # a producer's retries
+    topic.stamps_ms += topic.stamps_ms[5:9]
+    topic.drain()
+    return root
+
+
+def opened(root: Path) -> Archive:
+    return Archive(load_settings({}, None, archive=str(root)))
+
+
+def audited(healthy: Path, tmp_path: Path, defect: Callable[[defects.Scene], None], seed: int, deep: bool) -> Audit:
+    root = tmp_path / "archive"
+    shutil.copytree(healthy, root)
+    scene = defects.Scene(opened(root), Dataset("lsst.sal.Test.x"), random.Random(f"{defect.__name__} {seed}"))
+    defect(scene)
+    return verify(opened(root), deep=deep)
+
+
+def test_a_healthy_archive_has_no_problem(healthy: Path) -> None:
+    for deep in (False, True):
+        audit = verify(opened(healthy), deep=deep)
+        assert audit.problems == []
+        assert (audit.records, audit.rows, audit.quarantined, audit.dead_letters) == (126, 126, 12, 2)
+    assert [(note.kind, note.detail.split()[0]) for note in audit.notes] == [("repeated", "4")]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("defect", defects.PLAIN, ids=lambda defect: defect.__name__)
+def test_metadata_show(healthy: Path, tmp_path: Path, defect: Callable[[defects.Scene], None], seed: int) -> None:
+    audit = audited(healthy, tmp_path, defect, seed, deep=False)
+    assert audit.problems
+    assert all(found.detail and found.remedy for found in audit.problems)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("defect", [*defects.PLAIN, *defects.DEEP], ids=lambda defect: defect.__name__)
+def test_reading_shows(healthy: Path, tmp_path: Path, defect: Callable[[defects.Scene], None], seed: int) -> None:
+    assert audited(healthy, tmp_path, defect, seed, deep=True).problems
