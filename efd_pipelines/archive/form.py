@@ -25,6 +25,7 @@ from efd_pipelines.archive.positions import decided_arrays
 from efd_pipelines.archive.runs import Key, hash_of, low_key
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.tables import TableSnapshot
+from efd_pipelines.memory import give_back
 from efd_pipelines.topics.layout import SYSTEM_COLUMNS, TIME, arrow_field, plan_layout
 
 _FORM = 1
@@ -219,6 +220,7 @@ def write_merged(
             for group in row_groups(windows):
                 found.count(group)
                 writer.write_table(group, row_group_size=group.num_rows)
+                give_back()
             writer.add_key_value_metadata({_NOTE.decode(): found.note()})
         if not found.rows:
             return None

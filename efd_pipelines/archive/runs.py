@@ -24,11 +24,11 @@ from efd_pipelines.archive.reading import conform
 from efd_pipelines.archive.tables import TableSnapshot
 from efd_pipelines.errors import ArchiveError
 
-HELD_BYTES = 96 * 1024 * 1024
+HELD_BYTES = 80 * 1024 * 1024
 """So much of all runs together stays decoded in memory; what is more goes to disk."""
 
-WINDOW_BYTES = 32 * 1024 * 1024
-_CHUNK_BYTES = 2 * 1024 * 1024
+WINDOW_BYTES = 24 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 _READ_BYTES = 1024 * 1024
 _LAST = np.iinfo(np.int64).max
 
@@ -59,6 +59,7 @@ class Run:
     schema: pa.Schema
     low: Key
     room: Room
+    row_bytes: int = field(default=0, init=False)
     _chunks: Iterator[pa.Table] | None = field(default=None, init=False)
     _head: pa.Table | None = field(default=None, init=False)
     _keys: tuple[Any, Any] = field(default=(None, None), init=False)
@@ -101,6 +102,7 @@ class Run:
         if chunk is None:
             self._chunks = None
             return
+        self.row_bytes = chunk.nbytes // chunk.num_rows
         keys = keys_of(chunk)
         before = None if not self._head.num_rows else self.last
         if not _rises(keys) or (before is not None and (keys[0][0], int(keys[1][0])) < before):
@@ -112,7 +114,9 @@ class Run:
         """The rows in memory before `bound`, all without one; they are not given again."""
         assert self._head is not None
         count = self._head.num_rows if bound is None else _count_before(self._keys, bound)
-        taken, self._head = self._head.slice(0, count), self._head.slice(count)
+        taken = self._head.slice(0, count)
+        # A slice holds the whole of what it is cut from, even an empty one.
+        self._head = self._head.slice(count) if count < self._head.num_rows else self.schema.empty_table()
         self._keys = self._keys[0][count:], self._keys[1][count:]
         return taken
 
@@ -169,8 +173,8 @@ def merged(runs: Sequence[Run]) -> Iterator[pa.Table]:
     while waiting or opened:
         bound = _bound(waiting, opened)
         found = [run.take(bound) for run in opened]
+        size += sum(piece.num_rows * run.row_bytes for run, piece in zip(opened, found, strict=True))
         pieces += [piece for piece in found if piece.num_rows]
-        size += sum(piece.nbytes for piece in found)
         if size >= WINDOW_BYTES:
             yield _sorted(pieces)
             size = 0
