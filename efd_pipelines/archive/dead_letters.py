@@ -23,13 +23,14 @@ from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
 from efd_pipelines.archive.positions import decided_arrays, decided_time_field
 from efd_pipelines.archive.reading import read_file, wanted_schema
 from efd_pipelines.archive.schemas import WriterSchemas
-from efd_pipelines.archive.slices import DEAD, QUARANTINE, SliceUnit
+from efd_pipelines.archive.slices import DEAD, QUARANTINE, SliceUnit, slice_guard
 from efd_pipelines.archive.tables import Commit, TableSnapshot, commit
 from efd_pipelines.archive.widening import needs_widening, widen_table
 from efd_pipelines.errors import DataError, StaleWriter
 from efd_pipelines.kafka.frames import FrameBatch
 from efd_pipelines.kafka.registry import Registries
 from efd_pipelines.memory import give_back
+from efd_pipelines.topics.layout import SYSTEM_COLUMNS
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import TopicSchema
 
@@ -107,9 +108,11 @@ def dead_frames(archive: Archive, dataset: Dataset, columns: Sequence[str] = _CO
         UnknownDataset: there is no such dataset.
     """
     snapshot = archive.snapshot(dataset)
+    files = snapshot.files({DEAD})
+    if not files:
+        return pa.schema([pa.field(name, SYSTEM_COLUMNS[name]) for name in columns]).empty_table()
     schema = wanted_schema(snapshot, columns)
-    parts = [read_file(snapshot, file, schema) for file in snapshot.files({DEAD})]
-    return pa.concat_tables(parts) if parts else schema.empty_table()
+    return pa.concat_tables([read_file(snapshot, file, schema) for file in files])
 
 
 def datasets_with_dead(archive: Archive) -> list[Dataset]:
@@ -249,7 +252,7 @@ class _Replay:
         if needs_widening(held_columns(snapshot.schema), encoded.columns):
             snapshot, widened = widen_table(snapshot, encoded.columns, self._run)
             self._enter(*widened)
-        reached = snapshot.transaction_version(GUARD)
+        reached = {guard: snapshot.transaction_version(guard) for guard in (GUARD, slice_guard(DEAD))}
         made = commit(
             snapshot.store,
             snapshot.relative,
@@ -259,7 +262,7 @@ class _Replay:
                 for (week, key), table in sorted(encoded.parts.items())
             ],
             remove=files,
-            transactions={GUARD: (reached, (reached or 0) + 1)},
+            transactions={guard: (version, (version or 0) + 1) for guard, version in reached.items()},
             schema=_columns_of(encoded),
             note={
                 "kind": "replay",

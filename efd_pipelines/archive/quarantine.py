@@ -23,7 +23,7 @@ from efd_pipelines.archive.encoding import AHEAD_US
 from efd_pipelines.archive.files import DataFile, sort_rows, write_data_file
 from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
 from efd_pipelines.archive.reading import read_file
-from efd_pipelines.archive.slices import QUARANTINE, Slice, SliceUnit, slice_starts
+from efd_pipelines.archive.slices import QUARANTINE, Slice, SliceUnit, slice_guard, slice_starts
 from efd_pipelines.archive.tables import TableSnapshot, commit
 from efd_pipelines.archive.widening import file_schema
 from efd_pipelines.errors import StaleWriter, UsageError
@@ -211,7 +211,8 @@ class _Release:
     def _commit(
         self, snapshot: TableSnapshot, files: Sequence[DataFile], parts: dict[tuple[str, str], pa.Table], count: int
     ) -> list[LedgerRow]:
-        reached = snapshot.transaction_version(GUARD)
+        # The second is raised by whoever else removes these files: widening does.
+        reached = {guard: snapshot.transaction_version(guard) for guard in (GUARD, slice_guard(QUARANTINE))}
         schema = pa.schema([*snapshot.schema])
         if CLOCK_ERROR not in schema.names:
             schema = schema.append(pa.field(CLOCK_ERROR, SYSTEM_COLUMNS[CLOCK_ERROR]))
@@ -224,7 +225,7 @@ class _Release:
                 for (week, key), table in sorted(parts.items())
             ],
             remove=files,
-            transactions={GUARD: (reached, (reached or 0) + 1)},
+            transactions={guard: (version, (version or 0) + 1) for guard, version in reached.items()},
             schema=schema,
             note={"kind": "release", "run": self.run, "clock_error_us": self.clock_error_us, "released": count},
         )

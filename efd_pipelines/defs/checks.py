@@ -28,9 +28,10 @@ GRACE = timedelta(hours=2)
 
 RECENT = timedelta(days=7)
 HOUR_S = 3600.0
-CHECKS = ("last_night", "no_gaps", "no_dead_letters", "every_record_once")
+CHECKS = ("last_night", "no_gaps", "no_dead_letters", "no_clock_errors", "every_record_once")
 
 _ROWS_SHOWN = 100
+_TOPICS_WITH_REASONS = 20
 _EVALUATED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
 
@@ -48,13 +49,21 @@ def _spec(name: str, description: str) -> dg.AssetCheckSpec:
         ),
         _spec(
             "no_gaps",
-            "Whether Kafka had dropped anything before it was read, noticed in the last 7 days. "
-            "If so, `efd archive gaps` lists what is missing; look why the job `drain` was late.",
+            "Whether Kafka had lost anything, noticed in the last 7 days: `expired` or `compacted` before it was read, "
+            "then look why the job `drain` was late; or `truncated`, the brokers lost the end of a log: look at them; "
+            "what had been read is archived. `efd archive gaps` lists it.",
         ),
         _spec(
             "no_dead_letters",
             "Whether all frames of the last 7 days could be decoded. Those that could not are kept whole; "
-            "`efd archive dead-letters` says which and why, most often a schema that the registry did not have.",
+            "`efd archive dead-letters` says which and why, most often a schema that the registry did not have; once "
+            "that is mended, the job `replay_dead_letters` brings them to their weeks.",
+        ),
+        _spec(
+            "no_clock_errors",
+            "Whether all records of the last 7 days have a time that can be. Others are kept in quarantine; "
+            "`efd archive quarantine` says whose they are and by how much the clock seems to have been wrong, "
+            "`efd archive release` brings them home once that is known.",
         ),
         _spec(
             "every_record_once",
@@ -73,10 +82,19 @@ def archive_checks(context: dg.AssetCheckExecutionContext, deployment: Deploymen
     with explained():
         archive = deployment.archive()
         now = datetime.now(UTC)
-        yield last_night(backlog(archive, archive.settings), now)
-        yield no_gaps(gaps(archive), now)
-        yield no_dead_letters(archive, now)
-        yield every_record_once(verify(archive))
+        yield loudly(context, last_night(backlog(archive, archive.settings), now))
+        yield loudly(context, no_gaps(gaps(archive), now))
+        yield loudly(context, no_dead_letters(archive, now))
+        yield loudly(context, no_clock_errors(archive, now))
+        yield loudly(context, every_record_once(verify(archive)))
+
+
+def loudly(context: dg.AssetCheckExecutionContext, result: dg.AssetCheckResult) -> dg.AssetCheckResult:
+    """The result, and in the log where it is bad: whatever watches logs is alerted by it."""
+    if not result.passed:
+        tell = context.log.error if result.severity is dg.AssetCheckSeverity.ERROR else context.log.warning
+        tell(f"{result.check_name}: {result.description}")
+    return result
 
 
 def answered(instance: dg.DagsterInstance) -> list[dg.AssetCheckResult]:
@@ -123,38 +141,42 @@ def last_night(waiting: list["Backlog"], now: datetime) -> dg.AssetCheckResult:
 
 
 def no_gaps(found: list[dict[str, Any]], now: datetime) -> dg.AssetCheckResult:
+    from efd_pipelines.archive.losses import missing_records
+
     recent = [gap for gap in found if datetime.fromisoformat(gap["noticed"]) >= now - RECENT]
     columns = {
         "topic": "string",
+        "kind": "string",
         "partition": "int",
         "first": "int",
         "end": "int",
         "reason": "string",
         "noticed": "string",
     }
+    rows = [{"kind": "expired", **gap} for gap in recent[:_ROWS_SHOWN]]
     return dg.AssetCheckResult(
         check_name="no_gaps",
         passed=not recent,
         description=f"{len(recent)} gaps in the last 7 days, {len(found)} ever.",
         metadata={
             "gaps": len(recent),
-            "offsets_missing": sum(gap["end"] - gap["first"] for gap in recent),
+            "offsets_missing": sum(missing_records(gap) for gap in recent),
             "gaps_ever": len(found),
-            "which": table(recent[:_ROWS_SHOWN], columns),
+            "which": table([{name: row[name] for name in columns} for row in rows], columns),
         },
     )
 
 
 def no_dead_letters(archive: "Archive", now: datetime) -> dg.AssetCheckResult:
-    since_us = int((now - RECENT).timestamp() * 1e6)
-    found = archive.ledger.sql(
-        f"""
-        SELECT dataset AS topic, sum(rows)::BIGINT AS dead_letters, epoch_us(max("at")) AS last FROM ledger
-        WHERE "table" = 'raw' AND week = 'dead' AND epoch_us("at") >= {since_us}
-        GROUP BY dataset HAVING sum(rows) > 0 ORDER BY dead_letters DESC
-        """  # noqa: S608 - a number of ours
-    ).to_pylist()
-    count = sum(row["dead_letters"] for row in found)
+    from efd_pipelines.archive.dead_letters import dead_letters
+    from efd_pipelines.topics.names import Dataset
+
+    found = _set_aside(archive, "dead", now)
+    count = sum(row["rows"] for row in found)
+    shown = [Dataset.parse(row["topic"]) for row in found[:_TOPICS_WITH_REASONS]]
+    reasons = [
+        {"topic": one.topic, "reason": one.reason, "count": one.count} for one in dead_letters(archive, shown)
+    ] if shown else []  # fmt: skip
     return dg.AssetCheckResult(
         check_name="no_dead_letters",
         passed=not count,
@@ -162,9 +184,38 @@ def no_dead_letters(archive: "Archive", now: datetime) -> dg.AssetCheckResult:
         description=f"{count:,} frames of {len(found)} topics could not be decoded in the last 7 days.",
         metadata={
             "dead_letters": count,
-            "which": table(found[:_ROWS_SHOWN], {"topic": "string", "dead_letters": "int"}),
+            "which": table(found[:_ROWS_SHOWN], {"topic": "string", "rows": "int"}),
+            "reasons": table(reasons[:_ROWS_SHOWN], {"topic": "string", "reason": "string", "count": "int"}),
         },
     )
+
+
+def no_clock_errors(archive: "Archive", now: datetime) -> dg.AssetCheckResult:
+    found = _set_aside(archive, "quarantine", now)
+    count = sum(row["rows"] for row in found)
+    return dg.AssetCheckResult(
+        check_name="no_clock_errors",
+        passed=not count,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{count:,} records of {len(found)} topics have a time that cannot be, in the last 7 days.",
+        metadata={
+            "quarantined": count,
+            "which": table(found[:_ROWS_SHOWN], {"topic": "string", "rows": "int"}),
+        },
+    )
+
+
+def _set_aside(archive: "Archive", week: str, now: datetime) -> list[dict[str, Any]]:
+    """Topics with rows that went there in the last days and have not come home since, the most first."""
+    since_us = int((now - RECENT).timestamp() * 1e6)
+    found: list[dict[str, Any]] = archive.ledger.sql(
+        f"""
+        SELECT dataset AS topic, sum(rows)::BIGINT AS rows FROM ledger
+        WHERE "table" = 'raw' AND week = '{week}' AND epoch_us("at") >= {since_us}
+        GROUP BY dataset HAVING sum(rows) > 0 ORDER BY rows DESC
+        """  # noqa: S608 - words and a number of ours
+    ).to_pylist()
+    return found
 
 
 def every_record_once(audit: "Audit") -> dg.AssetCheckResult:

@@ -12,6 +12,7 @@ import dagster as dg
 
 from efd_pipelines.defs.archive import drain_backlog, drain_whole_backlog, raw_archive
 from efd_pipelines.defs.checks import archive_checks
+from efd_pipelines.defs.dead_letters import replay_dead_letters
 from efd_pipelines.defs.exports import export_dataset, export_if_asked
 from efd_pipelines.defs.exposures import join_new_exposures
 from efd_pipelines.defs.maintenance import complete_ledger, forget_old_runs
@@ -118,4 +119,5 @@ JOBS: list[Any] = [
     backfill_archive,
     heal_archive,
     daily_round,
+    replay_dead_letters,
 ]

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import Audit, Finding
-from efd_pipelines.defs.checks import CHECKS, archive_checks, every_record_once, last_night, no_dead_letters, no_gaps
+from efd_pipelines.archive.ledger import SCHEMA
+from efd_pipelines.defs.checks import (
+    CHECKS,
+    archive_checks,
+    every_record_once,
+    last_night,
+    no_clock_errors,
+    no_dead_letters,
+    no_gaps,
+)
 from efd_pipelines.resources import Deployment
 from efd_pipelines.times import this_week
 from efd_pipelines_tests.defs.builders import FAST, archived, at, waiting
@@ -69,19 +81,42 @@ def test_dead_letters_warn(archive: Archive) -> None:
     archived(archive, FAST, this_week())
     assert no_dead_letters(archive, datetime.now(UTC)).passed
     archived(archive, FAST, "2023-11-20", 4, first_offset=10)
-    ledger = archive.ledger.table().to_pylist()
-    import pyarrow as pa
-
-    from efd_pipelines.archive.ledger import SCHEMA
-
-    dead = pa.Table.from_pylist([{**row, "week": "dead"} for row in ledger], schema=SCHEMA)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(archive.ledger), "table", lambda self, months=None: dead)
+    with set_aside(archive, "dead"):
         found = no_dead_letters(archive, datetime.now(UTC))
         assert no_dead_letters(archive, datetime.now(UTC) + timedelta(days=8)).passed
     assert not found.passed
     assert found.severity is dg.AssetCheckSeverity.WARN
     assert found.metadata["dead_letters"].value == 14
+
+
+def test_a_log_that_lost_its_end_fails_and_nothing_is_missing() -> None:
+    found = no_gaps([{**gap(NOW), "kind": "truncated", "records": 5}], NOW)
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert found.metadata["offsets_missing"].value == 0
+
+
+def test_impossible_times_warn_until_they_have_gone_home(archive: Archive) -> None:
+    archived(archive, FAST, this_week())
+    now = datetime.now(UTC)
+    assert no_clock_errors(archive, now).passed
+    with set_aside(archive, "quarantine"):
+        found = no_clock_errors(archive, now)
+        assert no_clock_errors(archive, now + timedelta(days=8)).passed
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert found.metadata["quarantined"].value == 10
+    with set_aside(archive, "quarantine", home=True):
+        assert no_clock_errors(archive, now).passed
+
+
+@contextmanager
+def set_aside(archive: Archive, week: str, *, home: bool = False) -> Iterator[None]:
+    """The ledger as if all rows had gone there, and been brought home since."""
+    there = [{**row, "week": week} for row in archive.ledger.table().to_pylist()]
+    back = [{**row, "rows": -row["rows"], "version": 9} for row in there] if home else []
+    ledger = pa.Table.from_pylist([*there, *back], schema=SCHEMA)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(archive.ledger), "table", lambda self, months=None: ledger)
+        yield
 
 
 def test_rows_that_are_not_there_fail() -> None:

@@ -35,12 +35,13 @@ JOBS = {
     "backfill_archive",
     "heal_archive",
     "daily_round",
+    "replay_dead_letters",
 }
 SENSORS = {"discover", "drain", "summarise", "join"}
 SCHEDULES = {"weekly_report", "daily_round", "verify", "heal_history"}
 GROUPS = {"sources", "archive", "tiers", "exposures", "reports"}
 EXTERNAL = {"kafka", "cdb_lsstcam/exposure"}
-CHECKS = {"last_night", "no_gaps", "no_dead_letters", "every_record_once"}
+CHECKS = {"last_night", "no_gaps", "no_dead_letters", "no_clock_errors", "every_record_once"}
 
 _LOAD = """
 import socket
