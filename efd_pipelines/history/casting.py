@@ -281,18 +281,18 @@ def _schema_of(held: Sequence[Column]) -> TopicSchema:
 
 def _schema_of_arrays(fields: Mapping[str, pa.ChunkedArray]) -> TopicSchema:
     """Fields without any declaration: names that count up from 0 in one type are taken for an array."""
-    lengths: dict[str, int] = {}
-    for name, values in fields.items():
-        base = name[:-1]
-        if name.endswith("0") and base and fields.get(f"{base}1", values) is not values:
-            length = 0
-            while (more := fields.get(f"{base}{length}")) is not None and more.type.equals(values.type):
-                length += 1
-            lengths[base] = length
-    elements = {f"{base}{n}" for base, length in lengths.items() for n in range(length)}
-    found = [Field(name, _WORDS[values.type]) for name, values in fields.items() if name not in elements]
-    for base, length in lengths.items():
-        found.append(Field(base, _WORDS[fields[f"{base}0"].type], array=True, length=length))
+    arrays: dict[str, list[str]] = {}
+    claimed: set[str] = set()
+    for first in sorted((name for name in fields if name[-1:] == "0" and len(name) > 1), key=len):
+        elements: list[str] = []
+        while (name := f"{first[:-1]}{len(elements)}") in fields and fields[name].type.equals(fields[first].type):
+            elements.append(name)
+        if len(elements) > 1 and claimed.isdisjoint(elements):
+            arrays[first[:-1]] = elements
+            claimed.update(elements)
+    found = [Field(name, _WORDS[values.type]) for name, values in fields.items() if name not in claimed]
+    for base, elements in arrays.items():
+        found.append(Field(base, _WORDS[fields[elements[0]].type], array=True, length=len(elements)))
     return _schema(found)
 
 

@@ -31,7 +31,7 @@ from efd_pipelines.archive.widening import needs_widening, widen_table
 from efd_pipelines.errors import StaleWriter
 from efd_pipelines.history.casting import CastBack, cast_back
 from efd_pipelines.history.intervals import Interval
-from efd_pipelines.times import FIRST_WEEK, INVALID_TIME, event_time_us
+from efd_pipelines.times import INVALID_TIME, event_time_us
 from efd_pipelines.topics.layout import SYSTEM_COLUMNS, TIME, Column
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import TopicSchema
@@ -44,6 +44,9 @@ _log = logging.getLogger(__name__)
 GUARD = "fill"
 KIND = "fill"
 _ATTEMPTS = 12
+_NEAR_US = 3_600_000_000
+"""InfluxDB's index was TAI until 2021 (efd-facts §1.3), half a minute off; a stamp further away is no time."""
+
 _ROW_COLUMNS = tuple(name for name in SYSTEM_COLUMNS if name not in ("archive_frame", "archive_reason"))
 
 
@@ -147,15 +150,16 @@ def _rows(snapshot: TableSnapshot | None, target: Target, points: pa.Table) -> t
 
 
 def _event_times(points: pa.Table, table: pa.Table, columns: Sequence[Column], time_field: str | None) -> pa.Array:
-    """By the rule of Kafka's rows from the time field, where it has a time of the EFD; else InfluxDB's."""
+    """By the rule of Kafka's rows from the time field, where that is near InfluxDB's time; else the latter."""
     given = points["time"].cast(pa.int64()).combine_chunks()
     column = next((one for one in columns if one.field == time_field and one.element is None), None)
     if column is None or not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         return given.cast(TIME)
     stamps = table[column.name].cast(pa.float64()).combine_chunks().fill_null(np.nan)
     times = event_time_us(stamps.to_numpy(zero_copy_only=False))
-    is_time = (times != INVALID_TIME) & (times >= FIRST_WEEK.start_us)
-    return pa.array(np.where(is_time, times, given.to_numpy(zero_copy_only=False))).cast(TIME)
+    asked = given.to_numpy(zero_copy_only=False)
+    is_near = (times != INVALID_TIME) & (np.abs(times - asked) < _NEAR_US)
+    return pa.array(np.where(is_near, times, asked)).cast(TIME)
 
 
 def _once(rows: pa.Table) -> pa.Table:

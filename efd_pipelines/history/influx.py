@@ -48,6 +48,7 @@ _TOO_MUCH = re.compile(r"max-select-(point|series|bucket)|query-timeout|timeout|
 _ENOUGH = re.compile(r"max-concurrent-queries|query interrupted|engine is closed|shard .* closed", re.IGNORECASE)
 _REFUSED = re.compile(r"database not found|error parsing query|authorization failed|not authorized", re.IGNORECASE)
 _TYPES = {"float": pa.float64(), "integer": pa.int64(), "string": pa.string(), "boolean": pa.bool_()}
+_SEEN: Mapping[pa.DataType, set[type]] = {pa.int64(): {int}, pa.string(): {str}, pa.bool_(): {bool}}
 _ORDER = ("float", "integer", "string", "boolean")
 
 
@@ -339,12 +340,11 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[Any]], types: Mapping[s
 def _column(name: str, values: Sequence[Any], types: Mapping[str, pa.DataType]) -> pa.Array:
     """The values in the field's type; in the one that they have where it had another in those days."""
     kind = types.get(name)
-    if kind == pa.float64():
-        if all(value is None or type(value) in (int, float) for value in values):
-            return pa.array([None if value is None else float(value) for value in values], kind)
-    elif kind is not None:
-        try:
-            return pa.array(values, kind)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            _log.debug("%s is not %s here", name, kind)
+    seen = {type(value) for value in values if value is not None}
+    if kind == pa.float64() and seen <= {int, float}:
+        return pa.array([None if value is None else float(value) for value in values], kind)
+    if kind is not None and seen <= _SEEN.get(kind, set()):
+        return pa.array(values, kind)
+    if seen == {int, float}:
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
     return pa.array(values)

@@ -286,7 +286,7 @@ def _opened(file: Path) -> IO[Any]:
         with file.open("rb") as stream:
             is_gzip = stream.read(2) == _GZIP
         opener: Any = gzip.open if is_gzip else open
-        opened: IO[Any] = opener(file, "rt", encoding="utf-8", errors="surrogateescape", newline="\n")
+        opened: IO[Any] = opener(file, "rt", encoding="utf-8", errors="backslashreplace", newline="\n")
     except OSError as error:
         raise BadLines(f"{file} cannot be read ({error.strerror})") from error
     return opened

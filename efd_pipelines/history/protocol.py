@@ -34,8 +34,9 @@ SCHEMA = {
 
 _PLAIN = (
     r'^(?P<measurement>[^\\, "#]+)(?P<tags>,[^\\ "]+)? (?P<field>[^\\=, "]+)='
-    r'(?:(?P<float>-?[0-9.]+(?:[eE][+-]?[0-9]+)?)|(?P<integer>-?[0-9]+)i|"(?P<string>[^"\\]*)"|(?P<boolean>[tTfF][a-zA-Z]*))'
-    r" (?P<time>-?[0-9]+)$"
+    r'(?:(?P<float>-?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)|(?P<integer>-?[0-9]{1,18})i|"(?P<string>[^"\\]*)"|'
+    r"(?P<boolean>[tT]|[fF]|true|True|TRUE|false|False|FALSE))"
+    r" (?P<time>-?[0-9]{1,18}|-?[0-8][0-9]{18})$"
 )
 _TRUE = frozenset({"t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"f", "F", "false", "False", "FALSE"})
@@ -151,11 +152,14 @@ def _value(text: str, record: str, name: str) -> Sequence[object]:
     if text in _TRUE or text in _FALSE:
         return None, None, None, text in _TRUE
     try:
-        if text.endswith("i"):
-            return None, int(text[:-1]), None, None
-        return float(text), None, None, None
+        if not text.endswith("i"):
+            return float(text), None, None, None
+        integer = int(text[:-1])
     except ValueError:
         raise _bad(record, name) from None
+    if not -(2**63) <= integer < 2**63:
+        raise _bad(record, name)
+    return None, integer, None, None
 
 
 def _unescaped(text: str) -> str:
