@@ -14,6 +14,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,15 @@ _TEMPORARY = ".tmp-"
 _CONNECT_S = 10
 _ANSWER_S = 60
 _PART_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object in a listing; `written_s` is when it was last written, in unix seconds."""
+
+    name: str
+    size_bytes: int
+    written_s: float
 
 
 class UnsafeStore(ArchiveError):
@@ -221,6 +231,27 @@ class Store:
         """Removes an object; nothing happens where it is not there."""
         with self.errors(f"remove {relative}"), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(relative))
+
+    def delete_all(self, relatives: Sequence[str]) -> None:
+        """Removes many objects, a thousand at a time where the store can; those that are not there are passed over."""
+        if not self.is_remote:
+            for relative in relatives:
+                self.delete(relative)
+        elif relatives:
+            with self.errors(f"remove {len(relatives)} objects"):
+                self.fs.rm([self.path(relative) for relative in relatives])
+
+    def entries(self, directory: str) -> Iterator[Entry]:
+        """Every object directly under a directory or prefix, what killed writers left there too."""
+        with self.errors(f"list {directory}"):
+            try:
+                found = self.fs.ls(self.path(directory), detail=True)
+            except FileNotFoundError:
+                return
+        for entry in found:
+            if entry["type"] == "file":
+                written_s = entry["LastModified"].timestamp() if self.is_remote else entry["mtime"]
+                yield Entry(str(entry["name"]).rpartition("/")[2], int(entry["size"] or 0), float(written_s))
 
     def list(self, relative: str) -> Sequence[str]:
         """Names directly under a directory or prefix, sorted; none where it is not there."""
