@@ -9,6 +9,7 @@ What belongs here: what the ledger, the directories and the logs' listings can s
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,11 +20,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow.compute as pc
 
-from efd_pipelines.archive.findings import DEEPER, REINDEX, RESTORE, Audit, Finding, counted, some
+from efd_pipelines.archive.findings import DEEPER, REINDEX, RESTORE, RESTORE_LOG, Audit, Finding, counted, some
 from efd_pipelines.archive.ledger import RAW, relative_of
 from efd_pipelines.archive.losses import missing_records
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice
-from efd_pipelines.archive.tables import Commit, log_versions, read_log
+from efd_pipelines.archive.tables import Commit, DamagedTable, log_versions, read_log
 from efd_pipelines.errors import KafkaUnavailable, UnknownDataset
 from efd_pipelines.topics.names import Dataset, nearest
 
@@ -385,6 +386,8 @@ def _audit_logs(audit: Audit, entries: Entries, archive: Archive, announced: Col
         if found.is_ahead:
             newest = known[dataset.text][0][-1]
             audit.found(dataset.text, "", "ledger", f"the log has no version {newest}, the ledger has", REINDEX)
+        if found.damage:
+            audit.found(dataset.text, "", "log", found.damage, RESTORE_LOG)
         for made in found.commits:
             lagging += _audit_unknown(audit, dataset, made, known[dataset.text][0][-1], (RAW, dataset) in announced)
     if lagging:
@@ -396,7 +399,8 @@ class _Unknown:
     """Commits that a log has and the ledger has not; `is_ahead` where the ledger has one that the log has not."""
 
     commits: Sequence[Commit]
-    is_ahead: bool
+    is_ahead: bool = False
+    damage: str = ""
 
 
 def _unknown_commits(archive: Archive, dataset: Dataset, versions: Sequence[int], at_us: int) -> _Unknown:
@@ -405,16 +409,16 @@ def _unknown_commits(archive: Archive, dataset: Dataset, versions: Sequence[int]
     missing = set(range(newest)) - set(versions)
     if missing:  # few: commits that only add columns, and those older than the log
         missing &= set(log_versions(store, relative))
-    commits = [made for version in sorted(missing) for made in _one(read_log(store, relative, version))]
-    if store.size(f"{relative}/_delta_log/{newest:020d}.json") is None:
-        return _Unknown(commits, is_ahead=at_us > time.time() * 1e6 - _LOG_KEPT_US)
-    return _Unknown([*commits, *read_log(store, relative, newest + 1)], is_ahead=False)
-
-
-def _one(commits: Iterable[Commit]) -> Iterator[Commit]:
-    for made in commits:
-        yield made
-        return
+    found: list[Commit] = []
+    try:
+        for version in sorted(missing):
+            found += itertools.islice(read_log(store, relative, version), 1)
+        if store.size(f"{relative}/_delta_log/{newest:020d}.json") is None:
+            return _Unknown(found, is_ahead=at_us > time.time() * 1e6 - _LOG_KEPT_US)
+        found += read_log(store, relative, newest + 1)
+    except DamagedTable as error:
+        return _Unknown(found, damage=error.message)
+    return _Unknown(found)
 
 
 def _audit_unknown(audit: Audit, dataset: Dataset, made: Commit, newest: int, announced: bool) -> Iterator[Dataset]:

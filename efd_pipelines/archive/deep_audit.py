@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from efd_pipelines.archive.file_audit import FileAudit
 from efd_pipelines.archive.files import DataFile
-from efd_pipelines.archive.findings import REINDEX, REPORT, RESTORE, Audit, counted
+from efd_pipelines.archive.findings import REINDEX, REPORT, RESTORE, RESTORE_LOG, Audit, counted
 from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.positions import ENDED
 from efd_pipelines.archive.reading import IDENTITY
@@ -30,7 +30,7 @@ from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.sequences import COLUMNS as SEQUENCE_COLUMNS
 from efd_pipelines.archive.sequences import Sequences, has_sequence
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
-from efd_pipelines.archive.tables import Commit, TableSnapshot, log_versions, read_log
+from efd_pipelines.archive.tables import Commit, DamagedTable, TableSnapshot, log_versions, read_log
 from efd_pipelines.errors import ArchiveError, SchemaError, StoreUnavailable
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import parse_schema
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.recount import Feed
-
-_LOG = "Restore the table's `_delta_log` from a copy of the store: it says which files count."
 
 
 def deep_audit(
@@ -153,7 +151,7 @@ class _DatasetAudit:
             _ = snapshot.description, snapshot.schema
         except (ArchiveError, StoreUnavailable) as error:
             self._archive.store.list(f"{relative}/_delta_log")  # raises where the store does not answer at all
-            self._found("", "log", f"{relative} cannot be opened: {error.message}", _LOG)
+            self._found("", "log", f"{relative} cannot be opened: {error.message}", RESTORE_LOG)
             return None
         return snapshot
 
@@ -180,7 +178,7 @@ class _DatasetAudit:
         versions = log_versions(store, relative)
         gone = sorted(set(range(versions[0], versions[-1] + 1)) - set(versions)) if versions else []
         if gone:
-            self._found("", "log", f"the log of {relative} lacks version {gone[0]}", _LOG)
+            self._found("", "log", f"the log of {relative} lacks version {gone[0]}", RESTORE_LOG)
         by_version: dict[int, list[dict[str, Any]]] = {}
         for row in self._entries:
             by_version.setdefault(row["version"], []).append(row)
@@ -194,9 +192,8 @@ class _DatasetAudit:
                 return
             try:
                 made = next(iter(read_log(snapshot.store, snapshot.relative, version)), None)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                detail = f"version {version} of the log of {snapshot.relative} cannot be read: {error}"
-                self._found("", "log", detail, _LOG)
+            except DamagedTable as error:
+                self._found("", "log", error.message, RESTORE_LOG)
                 continue
             if made is not None:
                 yield made

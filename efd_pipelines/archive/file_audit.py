@@ -201,11 +201,11 @@ class FileAudit:
                 self._found(file, "schema", detail, RESTORE)
                 continue
             mask = pc.and_(pc.fill_null(pc.equal(rows["archive_schema"], token), False), from_kafka)
-            for column in sorted(there & declared.telling):
-                self._check_column(file, parquet, column, mask, should=column in declared.required)
+            for column in sorted(declared.telling):
+                values = parquet.read(columns=[column])[column] if column in there else pa.nulls(rows.num_rows)
+                self._check_column(file, column, pc.is_valid(values), mask, should=column in declared.required)
 
-    def _check_column(self, file: DataFile, parquet: Any, column: str, mask: Any, *, should: bool) -> None:
-        valid = pc.is_valid(parquet.read(columns=[column])[column])
+    def _check_column(self, file: DataFile, column: str, valid: Any, mask: Any, *, should: bool) -> None:
         wrong = pc.and_(mask, pc.invert(valid) if should else valid)
         count = pc.sum(wrong).as_py() or 0
         if count:

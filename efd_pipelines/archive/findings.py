@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 REPORT = "Report it with this output: the archive must not be like this."
 RESTORE = "Restore the file from a copy of the store; until then its rows are missing."
+RESTORE_LOG = "Restore the table's `_delta_log` from a copy of the store: it says which files count."
 REINDEX = "`efd archive reindex` makes the ledger anew from the tables; if it comes back, report it with this output."
 DEEPER = "`efd archive verify --deep` says where. " + REPORT
 

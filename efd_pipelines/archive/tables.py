@@ -48,6 +48,16 @@ class DamagedTable(ArchiveError):
     remedy = "`efd archive verify --deep` says what is wrong with it; nothing is written to it meanwhile."
 
 
+@dataclass(slots=True, eq=False)
+class _Looked:
+    """What has been looked up of one version of a table: with 820 columns each look takes milliseconds."""
+
+    schema: pa.Schema | None = None
+    delta_schema: Schema | None = None
+    description: dict[str, Any] | None = None
+    transactions: dict[str, int | None] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class TableSnapshot:
     """One table at one version."""
@@ -57,16 +67,31 @@ class TableSnapshot:
     delta: DeltaTable = field(repr=False)
     version: int
     partition: str = "week"
+    _looked: _Looked = field(default_factory=_Looked, repr=False, compare=False)
 
     @property
     def schema(self) -> pa.Schema:
         """The columns, without the partition's, with units, description, field and element as metadata."""
-        whole = pa.schema(self.delta.schema().to_arrow())
-        return pa.schema([column for column in whole if column.name != self.partition])
+        if self._looked.schema is None:
+            whole = pa.schema(self.delta_schema.to_arrow())
+            self._looked.schema = pa.schema([column for column in whole if column.name != self.partition])
+        return self._looked.schema
+
+    @property
+    def delta_schema(self) -> Schema:
+        """The columns, the partition's too, as Delta has them."""
+        if self._looked.delta_schema is None:
+            self._looked.delta_schema = self.delta.schema()
+        return self._looked.delta_schema
 
     @property
     def description(self) -> dict[str, Any]:
         """The decisions taken at the table's creation."""
+        if self._looked.description is None:
+            self._looked.description = self._decisions()
+        return dict(self._looked.description)
+
+    def _decisions(self) -> dict[str, Any]:
         text = self.delta.metadata().description
         try:
             decisions = json.loads(text) if text else {}
@@ -78,7 +103,20 @@ class TableSnapshot:
 
     def transaction_version(self, app_id: str) -> int | None:
         """The version that an app id has reached, None where it never committed."""
-        return self.delta.transaction_version(app_id)
+        known = self._looked.transactions
+        if app_id not in known:
+            known[app_id] = self.delta.transaction_version(app_id)
+        return known[app_id]
+
+    def after(self, made: Commit) -> TableSnapshot:
+        """The table with a commit that was made to this snapshot.
+
+        What was looked up stays where nobody else has committed in between: ours changed rows and app ids only.
+        """
+        if made.version != self.version + 1:
+            return replace(self, version=made.version, _looked=_Looked())
+        transactions = {**self._looked.transactions, **made.transactions}
+        return replace(self, version=made.version, _looked=replace(self._looked, transactions=transactions))
 
     def files(
         self,
@@ -242,7 +280,8 @@ def _check(
     snapshot: TableSnapshot, remove: Sequence[DataFile], transactions: Mapping[str, tuple[int | None, int]]
 ) -> None:
     for app_id, (expected, new) in transactions.items():
-        found = snapshot.transaction_version(app_id)
+        # Of the handle that commits, whatever the snapshot remembers: it may have been used before.
+        found = snapshot.delta.transaction_version(app_id)
         if found != expected or (found is not None and new < found):
             raise StaleWriter(f"{snapshot.relative}: {app_id} is at {found}, not at {expected}")
     if remove:
@@ -267,7 +306,7 @@ def _append(
             snapshot.delta.create_write_transaction(
                 actions,
                 mode="append",
-                schema=snapshot.delta.schema(),
+                schema=snapshot.delta_schema,
                 partition_by=[snapshot.partition],
                 commit_properties=properties,
             )
@@ -277,11 +316,13 @@ def _append(
 
 def _with_columns(snapshot: TableSnapshot, schema: pa.Schema) -> TableSnapshot:
     """The table with the columns that it lacks; files of other types than the table's are refused."""
-    held = {column.name for column in snapshot.schema}
-    new = [_delta_field(column) for column in schema if column.name not in held]
+    if schema is snapshot.schema:
+        return snapshot
+    types = {column.name: column.type for column in snapshot.schema}
+    new = [_delta_field(column) for column in schema if column.name not in types]
     if new:
         snapshot = _add_columns(snapshot, new)
-    types = {column.name: column.type for column in snapshot.schema}
+        types = {column.name: column.type for column in snapshot.schema}
     for column in schema:
         if not types[column.name].equals(column.type):
             raise StaleWriter(f"{snapshot.relative}: {column.name} is {types[column.name]}, not {column.type}")
@@ -295,7 +336,7 @@ def _add_columns(snapshot: TableSnapshot, new: Sequence[DeltaField]) -> TableSna
         except DeltaError as error:
             raise StaleWriter(f"{snapshot.relative}: another writer changed the columns") from error
         snapshot.delta.update_incremental()
-    return replace(snapshot, version=int(snapshot.delta.version()))
+    return replace(snapshot, version=int(snapshot.delta.version()), _looked=_Looked())
 
 
 def widen(snapshot: TableSnapshot, schema: pa.Schema) -> TableSnapshot:
@@ -325,7 +366,7 @@ def widen(snapshot: TableSnapshot, schema: pa.Schema) -> TableSnapshot:
         except CommitFailedError as error:
             raise StaleWriter(f"{snapshot.relative}: another writer was faster") from error
         snapshot.delta.update_incremental()
-    return replace(snapshot, version=int(snapshot.delta.version()))
+    return replace(snapshot, version=int(snapshot.delta.version()), _looked=_Looked())
 
 
 def _delta_field(column: pa.Field[Any]) -> DeltaField:
@@ -373,9 +414,17 @@ def _find(store: Store, relative: str, first: int, commit_id: str, delta: DeltaT
 
 
 def read_log(store: Store, relative: str, first: int, *, partition: str = "week") -> Iterable[Commit]:
-    """The commits of a table from version `first` on, as far back as its log still goes."""
+    """The commits of a table from version `first` on, as far as its log goes.
+
+    Raises:
+        DamagedTable: one cannot be read.
+    """
     while (data := store.try_read(f"{relative}/_delta_log/{first:020d}.json")) is not None:
-        yield _parse(store, relative, first, data, partition)
+        try:
+            made = _parse(store, relative, first, data, partition)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedTable(f"Version {first} of the log of {relative} cannot be read ({error!r})") from error
+        yield made
         first += 1
 
 
