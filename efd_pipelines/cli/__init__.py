@@ -29,6 +29,7 @@ from efd_pipelines.cli import (
     exposures,
     quarantine,
     reports,
+    seal,
     simulate,
     tiers,
     topics,
@@ -52,6 +53,7 @@ topics.add_to(app)
 app.add_typer(archive.app, name="archive")
 quarantine.add_to(archive.app)
 backfill.add_to(archive.app)
+seal.add_to(archive.app)
 app.add_typer(tiers.app, name="tiers")
 app.add_typer(exposures.app, name="exposures")
 app.add_typer(reports.app, name="report")
