@@ -197,7 +197,9 @@ class Store:
         try:
             yield path
         finally:
-            path.unlink(missing_ok=True)
+            # A disk that refuses this too has said so before; what stays is an orphan, which cleaning removes.
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def keep_file(self, path: Path, relative: str) -> None:
         """Makes a finished file of `new_file` an object: readers see all of it or what was there before.

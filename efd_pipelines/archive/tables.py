@@ -228,6 +228,11 @@ def commit(
     for file in add:
         if store.size(f"{relative}/{file.path}") != file.size_bytes:
             raise StaleWriter(f"{file.path} of {relative} is not in the store as it was written")
+    replaced = {file.path for file in remove}
+    # The same rows make the same file: one that takes its own place stays, and Delta would refuse both actions.
+    staying = replaced & {file.path for file in add}
+    add = [file for file in add if file.path not in staying]
+    remove = [file for file in remove if file.path not in staying]
     stamp = {**(note or {}), "commit": uuid.uuid4().hex}
     if remove:
         stamp["removed"] = {file.path: [file.rows, file.time_min_us, file.time_max_us] for file in remove}
@@ -241,7 +246,7 @@ def commit(
         first, delta = 0, None
     else:
         snapshot = _with_columns(snapshot, schema)
-        _check(snapshot, remove, transactions)
+        _check(snapshot, replaced, transactions)
         _append(snapshot, add, remove, properties, changes=not rearranges)
         first, delta = snapshot.version + 1, snapshot.delta
     return _find(store, relative, first, stamp["commit"], delta, partition)
@@ -277,16 +282,15 @@ def _create(
 
 
 def _check(
-    snapshot: TableSnapshot, remove: Sequence[DataFile], transactions: Mapping[str, tuple[int | None, int]]
+    snapshot: TableSnapshot, replaced: Collection[str], transactions: Mapping[str, tuple[int | None, int]]
 ) -> None:
     for app_id, (expected, new) in transactions.items():
         # Of the handle that commits, whatever the snapshot remembers: it may have been used before.
         found = snapshot.delta.transaction_version(app_id)
         if found != expected or (found is not None and new < found):
             raise StaleWriter(f"{snapshot.relative}: {app_id} is at {found}, not at {expected}")
-    if remove:
-        there = {file.path for file in snapshot.files()}
-        gone = [file.path for file in remove if file.path not in there]
+    if replaced:
+        gone = sorted(set(replaced) - {file.path for file in snapshot.files()})
         if gone:
             raise StaleWriter(f"{snapshot.relative}: {gone[0]} was replaced by another writer")
 

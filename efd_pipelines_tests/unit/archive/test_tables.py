@@ -147,6 +147,14 @@ def test_a_file_that_is_not_in_the_store_is_not_committed(archive: Archive) -> N
         put(archive, opened(archive), {KAFKA: (1, 2)}, lost)
 
 
+def test_a_file_that_takes_its_own_place_stays(archive: Archive) -> None:
+    same, other = write(archive, rows(1)), write(archive, rows(2))
+    put(archive, None, {}, same, other)
+    made = put(archive, opened(archive), {"dead": (None, 1)}, same, write(archive, rows(3)), remove=(same, other))
+    assert [file.path for file in made.removed] == [other.path]
+    assert read(opened(archive))["value"].to_pylist() == [1, 3]
+
+
 def test_new_columns_are_added_and_old_files_read_null(archive: Archive) -> None:
     put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1)))
     field = pa.field("new", pa.float32(), metadata={"units": "N", "description": "force", "field": "new"})
