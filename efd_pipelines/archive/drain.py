@@ -27,7 +27,7 @@ from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
 from efd_pipelines.archive.tables import commit, open_table
 from efd_pipelines.archive.writing import Prepared, Writer, Written
-from efd_pipelines.errors import DataError, EfdError, RegistryUnavailable, StoreUnavailable
+from efd_pipelines.errors import DataError, EfdError, RegistryUnavailable, StaleWriter, StoreUnavailable
 from efd_pipelines.kafka.backlog import Chunk, Gap, Read, TopicGone, TopicRefused, Truncated, read_backlog
 from efd_pipelines.kafka.brokers import Brokers
 from efd_pipelines.kafka.registry import Registries
@@ -170,10 +170,11 @@ class _Drainer:
         self._failed: set[str] = set()
         self._expected = 0
         self._freed_bytes = 0
+        self._generations = 0
 
     def round(self, components: Collection[str] | None, topics: Collection[str] | None) -> int:
-        """Reads to the end offsets of now; how many records were archived."""
-        before = self._result.records
+        """Reads to the end offsets of now; how many records were archived, and how many sources begun anew."""
+        before = self._result.records + self._generations
         wanted = wanted_topics(self._archive, self._settings, self._brokers, components, topics)
         wanted = [intake for intake in wanted if intake.topic not in self._failed]
         if not wanted:
@@ -184,7 +185,7 @@ class _Drainer:
         with self._archive.ledger.announced(self._run, [(RAW, intake.dataset) for intake in wanted]) as rows:
             self._open_all(rows)
             self._read(rows)
-        return self._result.records - before
+        return self._result.records + self._generations - before
 
     def _open_all(self, rows: list[LedgerRow]) -> None:
         """Opens every table of the round, and makes good what the ledger lacks of it."""
@@ -335,16 +336,22 @@ class _Drainer:
             kind="truncated",
         )
         note = {"kind": "generation", "run": self._run, "gaps": [lost]}
-        made = commit(
-            self._archive.store,
-            intake.relative,
-            snapshot,
-            transactions={app_id: (snapshot.transaction_version(app_id), ENDED)},
-            schema=snapshot.schema,
-            note=note,
-        )
+        try:
+            made = commit(
+                self._archive.store,
+                intake.relative,
+                snapshot,
+                transactions={app_id: (snapshot.transaction_version(app_id), ENDED)},
+                schema=snapshot.schema,
+                note=note,
+            )
+        except StaleWriter as error:
+            # Another drain has noticed it as well, or has moved the position: the next round looks again.
+            _log.info("%s", error.message)
+            return
         self._archive.ledger.append(rows_of(RAW, intake.dataset, made))
         intake.adopt(open_table(self._archive.store, intake.relative))
+        self._generations += 1
         self._result.gaps += 1
         self._note(
             intake.topic,
