@@ -8,16 +8,21 @@ Parquet readers fail on a mixture; a sealed week is none, and keeps its types un
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from efd_pipelines.archive.files import DataFile, write_data_file
+from efd_pipelines.archive.form import form_of, survey, write_merged
 from efd_pipelines.archive.reading import read_file
-from efd_pipelines.archive.slices import seal_guard, slice_guard
+from efd_pipelines.archive.runs import Room, Run, merged
+from efd_pipelines.archive.schemas import WriterSchemas
+from efd_pipelines.archive.slices import QUARANTINE, seal_guard, slice_guard
 from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table, widen
-from efd_pipelines.errors import StaleWriter
+from efd_pipelines.errors import ArchiveError, StaleWriter
 from efd_pipelines.topics.layout import Column, arrow_field
 
 GUARD = "widen"
@@ -71,7 +76,8 @@ def file_schema(snapshot: TableSnapshot, file: DataFile) -> pa.Schema:
 def _rewrite(snapshot: TableSnapshot, files: Sequence[DataFile], run: str) -> Commit:
     guards = [GUARD, *sorted({slice_guard(file.slice) for file in files})]
     reached = {guard: snapshot.transaction_version(guard) for guard in guards}
-    added = [_widened(snapshot, file) for file in files]
+    schemas = WriterSchemas(snapshot.store)
+    added = [_widened(snapshot, file, schemas) for file in files]
     return commit(
         snapshot.store,
         snapshot.relative,
@@ -86,7 +92,24 @@ def _rewrite(snapshot: TableSnapshot, files: Sequence[DataFile], run: str) -> Co
     )
 
 
-def _widened(snapshot: TableSnapshot, file: DataFile) -> DataFile:
-    whole = snapshot.schema
-    rows = read_file(snapshot, file, pa.schema([whole.field(name) for name in file_schema(snapshot, file).names]))
+def _widened(snapshot: TableSnapshot, file: DataFile, schemas: WriterSchemas) -> DataFile:
+    """The file with the table's types: of the archive's weeks as a merge writes it, whatever its size."""
+    whole, columns = snapshot.schema, file_schema(snapshot, file)
+    if "archive_schema" in columns.names and file.week != QUARANTINE:
+        return _merged_alone(snapshot, file, schemas)
+    rows = read_file(snapshot, file, pa.schema([whole.field(name) for name in columns.names]))
     return write_data_file(snapshot.store, snapshot.relative, file.week, file.slice, rows, partition=snapshot.partition)
+
+
+def _merged_alone(snapshot: TableSnapshot, file: DataFile, schemas: WriterSchemas) -> DataFile:
+    one = survey(snapshot, file)
+    form = form_of(snapshot, [one], schemas)
+    with tempfile.TemporaryDirectory(prefix="efd-widen-") as scratch:
+        windows = merged([Run(snapshot, one.file, form, one.low, Room(Path(scratch)))])
+        written = write_merged(snapshot, file.week, file.slice, form, windows)
+    if written is None or written.rows != file.rows:
+        raise ArchiveError(
+            f"{file.path} of {snapshot.relative} does not have the {file.rows} rows that the log says",
+            remedy="Nothing was changed. `efd archive verify --deep` says which files are damaged.",
+        )
+    return written
