@@ -15,13 +15,25 @@ def build_defs(configuration: Configuration, **resources: object) -> dg.Definiti
     """The definitions of a configuration; `resources` replace those of the deployment, for tests."""
     # Dagster's version is pinned: that a feature may change says nothing here, a hundred times a day.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
-    from efd_pipelines.defs import archive, checks, exposures, jobs, reports, schedules, sensors, sources, tiers
+    from efd_pipelines.defs import (
+        archive,
+        checks,
+        exposures,
+        jobs,
+        reports,
+        schedules,
+        sealing,
+        sensors,
+        sources,
+        tiers,
+    )
     from efd_pipelines.resources import Deployment
 
     fixed: list[dg.AssetSpec | dg.AssetsDefinition] = [
         sources.kafka,
         sources.kafka_topics,
         archive.raw_archive,
+        sealing.sealed_archive,
         tiers.tier_1s,
         reports.storage_throughput,
     ]

@@ -115,7 +115,7 @@ def merge(
     archive.ledger.catch_up_pending()
     at = (datetime.now(UTC) if now is None else now) - grace(archive)
     result = MergeResult()
-    wanted = _crowded(archive, datasets, weeks, at)
+    wanted = crowded(archive, datasets=datasets, weeks=weeks, now=now)
     merger = Merger(archive, run, result)
     found = 0
     for part in _batched(sorted(wanted)):
@@ -290,10 +290,15 @@ def _is_history(sources: Any) -> Any:
     return found.fill_null(False).combine_chunks()
 
 
-def _crowded(
-    archive: Archive, datasets: Collection[Dataset] | None, weeks: Collection[Week | str] | None, at: datetime
+def crowded(
+    archive: Archive,
+    *,
+    datasets: Collection[Dataset] | None = None,
+    weeks: Collection[Week | str] | None = None,
+    now: datetime | None = None,
 ) -> Mapping[Dataset, list[str]]:
     """Slices with too many files, by the ledger: it may lag, then the next round finds them."""
+    at = (datetime.now(UTC) if now is None else now) - grace(archive)
     found: dict[Dataset, list[str]] = {}
     for row in archive.ledger.sql(_FILES).to_pylist():
         dataset = Dataset.parse(row["dataset"])

@@ -1,9 +1,9 @@
 """Jobs: what runs together, and under which name.
 
-The live ones (`discover`, `drain`, `summarise`, `join`) take whatever is due and are started by sensors; `main` is the
-whole path once, in this order, for the demo and for whoever wants all of it now; `export` is a form; `verify` and
-`daily_round` keep watch and order; `backfill_archive` is what a backfill of component × week runs, `heal_archive` what
-a schedule submits for weeks that Kafka lost.
+The live ones (`discover`, `drain`, `summarise`, `join`, `merge`) take whatever is due and are started by sensors and
+schedules; `main` is the whole path once, in this order, for the demo and for whoever wants all of it now; `export` is a
+form; `verify` and `daily_round` keep watch and order; `backfill_archive` is what a backfill of component × week runs,
+`heal_archive` what a schedule submits for weeks that Kafka lost.
 """
 
 from typing import Any
@@ -17,6 +17,7 @@ from efd_pipelines.defs.exports import export_dataset, export_if_asked
 from efd_pipelines.defs.exposures import join_new_exposures
 from efd_pipelines.defs.maintenance import complete_ledger, forget_old_runs
 from efd_pipelines.defs.reports import report_storage, storage_throughput
+from efd_pipelines.defs.sealing import clean_archive, merge_slices, seal_weeks
 from efd_pipelines.defs.sources import discover_topics
 from efd_pipelines.defs.tiers import summarise_tier, tier_1s
 
@@ -76,10 +77,16 @@ def main() -> None:
     export_if_asked(reported)
 
 
+@dg.job(tags=_LIVE)
+def merge() -> None:
+    """Merges slices that have too many files, so that a reader opens 16 of a running one and one of a finished one."""
+    merge_slices()
+
+
 @dg.job
 def daily_round() -> None:
-    """Completes and compacts the ledger, tells Dagster of all that changed, and deletes old runs of the live jobs."""
-    forget_old_runs(complete_ledger())
+    """Completes the ledger, deletes old runs of the live jobs, cleans up, and seals the weeks that are due."""
+    seal_weeks(clean_archive(forget_old_runs(complete_ledger())))
 
 
 verify = dg.define_asset_job(
@@ -113,6 +120,7 @@ JOBS: list[Any] = [
     drain,
     summarise,
     join,
+    merge,
     verify,
     weekly_report,
     export,

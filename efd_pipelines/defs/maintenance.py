@@ -17,7 +17,7 @@ from efd_pipelines.defs.failures import explained
 from efd_pipelines.defs.tiers import ONE_SECOND, tier_1s
 from efd_pipelines.resources import Deployment
 
-LIVE_JOBS = ("drain", "summarise", "join", "discover", "verify")
+LIVE_JOBS = ("drain", "summarise", "join", "discover", "merge", "verify")
 """Jobs that sensors and schedules start all the time."""
 
 KEPT = timedelta(days=7)

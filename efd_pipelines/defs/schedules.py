@@ -7,6 +7,7 @@ import dagster as dg
 from efd_pipelines.defs import jobs
 from efd_pipelines.defs.failures import explained
 from efd_pipelines.defs.history import next_runs
+from efd_pipelines.defs.sealing import no_merge
 from efd_pipelines.resources import Deployment
 from efd_pipelines.times import Week
 
@@ -45,6 +46,19 @@ verify = dg.ScheduleDefinition(
 
 
 @dg.schedule(
+    job=jobs.merge,
+    cron_schedule="*/10 * * * *",
+    execution_timezone="UTC",
+    default_status=_ON,
+    description="Whether slices have too many files: more than 16 while they grow, more than one when they are over.",
+)
+def merge(context: dg.ScheduleEvaluationContext, deployment: Deployment) -> dg.RunRequest | dg.SkipReason:
+    with explained():
+        reason = no_merge(context.instance, deployment.archive(), context.scheduled_execution_time)
+    return dg.RunRequest() if reason is None else dg.SkipReason(reason)
+
+
+@dg.schedule(
     job=jobs.heal_archive,
     cron_schedule="*/15 * * * *",
     execution_timezone="UTC",
@@ -58,4 +72,4 @@ def heal_history(context: dg.ScheduleEvaluationContext, deployment: Deployment) 
     return dg.SkipReason(found) if isinstance(found, str) else found
 
 
-SCHEDULES = [weekly_report, daily_round, verify, heal_history]
+SCHEDULES = [weekly_report, daily_round, verify, merge, heal_history]

@@ -18,6 +18,7 @@ ASSETS = {
     "kafka",
     "kafka_topics",
     "raw_archive",
+    "sealed_archive",
     "tier_1s",
     "storage_throughput",
     "cdb_lsstcam/exposure",
@@ -29,6 +30,7 @@ JOBS = {
     "drain",
     "summarise",
     "join",
+    "merge",
     "verify",
     "weekly_report",
     "export",
@@ -38,7 +40,7 @@ JOBS = {
     "replay_dead_letters",
 }
 SENSORS = {"discover", "drain", "summarise", "join"}
-SCHEDULES = {"weekly_report", "daily_round", "verify", "heal_history"}
+SCHEDULES = {"weekly_report", "daily_round", "verify", "merge", "heal_history"}
 GROUPS = {"sources", "archive", "tiers", "exposures", "reports"}
 EXTERNAL = {"kafka", "cdb_lsstcam/exposure"}
 CHECKS = {"last_night", "no_gaps", "no_dead_letters", "no_clock_errors", "every_record_once"}
