@@ -11,7 +11,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from efd_pipelines.settings import load_settings
 from efd_pipelines.simulator.producer import SalProducer
 from efd_pipelines_tests.faults import gate
 from efd_pipelines_tests.faults.proxy import Fault, Proxy, What
-from efd_pipelines_tests.faults.site import Servers, Site
+from efd_pipelines_tests.faults.site import DATASETS, Servers, Site
 from efd_pipelines_tests.faults.zygote import Ended, Running, Strike, Zygote
 
 Store = Literal["directory", "s3"]
@@ -35,7 +35,10 @@ PATIENCE_S = 2
 _DEED_S = 150.0
 _ATTEMPTS = 3
 _FIRST_NTH = 60
-_CONFIGURATION = "kafka: {byte_budget: 65536, stall_s: 20, timeout_s: 10}\n"
+_CONFIGURATION = f"""
+kafka: {{byte_budget: 65536, stall_s: 20, timeout_s: 10}}
+topics: {{include: [{", ".join(DATASETS)}]}}
+"""
 _ALLOWED = "Unavailable StoreFull StaleWriter DrainIncomplete"
 
 
@@ -130,6 +133,8 @@ class Stage:
         self.ended(self.do(deed, run="rival"))
 
 
+RIVALS = ("drain", "merge", "seal")
+
 Play = Callable[[Stage, np.random.Generator, str, int], Ended]
 
 
@@ -141,7 +146,7 @@ class KindOfCase:
     stores: tuple[Store, ...]
     weight: float
     play: Play
-    deeds: tuple[str, ...] = ("drain", "drain", "merge")
+    deeds: tuple[str, ...] = ("drain", "drain", "drain", "drain", "merge", "merge", "seal", "replay", "release")
 
 
 def kill_at_a_call(stage: Stage, rng: np.random.Generator, deed: str, nth: int) -> Ended:
@@ -164,19 +169,19 @@ def break_connections(stage: Stage, rng: np.random.Generator, deed: str, nth: in
 
 
 def rival_at_a_call(stage: Stage, rng: np.random.Generator, deed: str, nth: int) -> Ended:
-    other = str(rng.choice(["drain", "merge"]))
+    other = str(rng.choice(RIVALS))
     return stage.ended(stage.do(deed, Strike("file", nth, "wait")), lambda: stage.rival(other))
 
 
 def rival_at_a_request(stage: Stage, rng: np.random.Generator, deed: str, nth: int) -> Ended:
-    other = str(rng.choice(["drain", "merge"]))
+    other = str(rng.choice(RIVALS))
     what = What(rng.choice([What.BEFORE, What.AFTER]))
     return _with_fault(stage, stage.s3, deed, Fault(what, "", "", nth, 1, lambda: stage.rival(other)))
 
 
 def together(stage: Stage, rng: np.random.Generator, deed: str, nth: int) -> Ended:
     """Two processes at once; the first is killed somewhere."""
-    other = stage.do(str(rng.choice(["drain", "merge"])), run="beside")
+    other = stage.do(str(rng.choice(RIVALS)), run="beside")
     kind: gate.Kind = "kafka" if stage.site.is_remote else "file"
     struck = stage.ended(stage.do(deed, Strike(kind, nth, "kill")))
     stage.ended(other)
@@ -247,9 +252,10 @@ def restart_the_registry(stage: Stage, rng: np.random.Generator, deed: str, nth:
     """Down while a process runs, back for the next."""
     stage.servers.registry.kill()
     try:
-        return _with_fault(stage, stage.registry, deed, Fault(What.BEFORE, meanwhile=lambda: None))
+        ended = stage.ended(stage.do(deed))
     finally:
         stage.servers.registry.start()
+    return Ended(ended.end, ended.answer, ended.calls, "the registry is down")
 
 
 def restart_the_store(stage: Stage, rng: np.random.Generator, deed: str, nth: int) -> Ended:
@@ -336,7 +342,10 @@ def prepare(stage: Stage, rng: np.random.Generator, deed: str) -> None:
     if deed != "drain":
         stage.ended(stage.do("drain", run="before"))
         stage.site.produce(stage.producer, rng)
+        if deed == "replay":  # what is archived while the registry has lost its schemas is dead, and replayed later
+            stage.registry.strike(Fault(What.UNKNOWN, times=10_000))
         stage.ended(stage.do("drain", run="before"))
+        stage.registry.strike(None)
 
 
 def _count(outcome: Outcome, report: Report) -> None:
@@ -361,7 +370,7 @@ def staged(servers: Servers, scratch: Path) -> Iterator[Stage]:
         yield stage
 
 
-def draw(kinds: tuple[KindOfCase, ...], store: Store, rng: np.random.Generator) -> KindOfCase:
+def draw(kinds: Sequence[KindOfCase], store: Store, rng: np.random.Generator) -> KindOfCase:
     """A kind that this store may meet, by weight."""
     possible = [kind for kind in kinds if store in kind.stores]
     weights = np.array([kind.weight / len(kind.stores) for kind in possible])

@@ -6,7 +6,8 @@ in the harness, because it is what the processes import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,15 +15,27 @@ import httpx
 
 from efd_pipelines.archive import store
 from efd_pipelines.archive.archive import Archive
-from efd_pipelines.archive.audit import verify
+from efd_pipelines.archive.audit import Audit, verify
+from efd_pipelines.archive.dead_letters import replay
 from efd_pipelines.archive.drain import DrainIncomplete, drain
 from efd_pipelines.archive.merging import merge
+from efd_pipelines.archive.quarantine import datasets_with_quarantine, release
+from efd_pipelines.archive.sealing import seal, unsealed_weeks
+from efd_pipelines.avro.compiled import Compiled
 from efd_pipelines.errors import EfdError
 from efd_pipelines.kafka import registry
 from efd_pipelines.settings import Settings
-from efd_pipelines_tests.faults.recount import recount
+from efd_pipelines.simulator.everything import random_series
+from efd_pipelines.simulator.fixtures import builtin_topic
+from efd_pipelines.times import microseconds
+from efd_pipelines.topics.layout import plan_layout
+from efd_pipelines.topics.schemas import parse_schema
+from efd_pipelines_tests.faults.recount import recount, torn
 
 Deed = Callable[..., dict[str, Any]]
+
+QUARANTINED_AT = datetime(1970, 1, 2, tzinfo=UTC)
+"""Where the clocks stood of whose rows are quarantined."""
 
 _SURPRISE = "Report it"
 """How the remedy of an error begins that nobody has foreseen (`drain.py`)."""
@@ -52,26 +65,89 @@ def merge_all(settings: Settings, *, run: str = "struck") -> dict[str, Any]:
     return {"slices": result.slices, "rows": result.rows}
 
 
+def seal_all(settings: Settings, *, run: str = "struck") -> dict[str, Any]:
+    """Seals every week that is not, as if all were over."""
+    archive, later = Archive(settings), datetime.now(UTC) + timedelta(days=30)
+    sealed = 0
+    for week in unsealed_weeks(archive, settings, later):
+        result = seal(archive, settings, week=week, now=later, run=run)
+        if result.problems:
+            raise Surprise(f"{result.problems[0].topic}, {week}: {result.problems[0].detail}")
+        sealed += result.sealed
+    return {"sealed": sealed}
+
+
+def replay_all(settings: Settings, *, run: str = "struck") -> dict[str, Any]:
+    """`efd archive dead-letters --replay`."""
+    result = replay(Archive(settings), settings, run=run)
+    return {"replayed": result.replayed, "commits": result.commits}
+
+
+def release_all(settings: Settings, *, run: str = "struck") -> dict[str, Any]:
+    """Brings the rows of 1970 home, whose clock was so long behind."""
+    archive = Archive(settings)
+    behind_us = microseconds(QUARANTINED_AT) - microseconds(datetime.now(UTC) - timedelta(hours=3))
+    released = [release(archive, dataset, behind_us, run=run).rows for dataset in datasets_with_quarantine(archive)]
+    return {"released": sum(released)}
+
+
+def audit(settings: Settings) -> dict[str, Any]:
+    """`efd archive verify --deep`, beside whatever else goes on."""
+    found = verify(Archive(settings), deep=True)
+    return {"rows": found.rows, "problems": _told(found)}
+
+
+def look(settings: Settings, *, lows: Mapping[str, Sequence[int]], seconds: float) -> dict[str, Any]:
+    """Opens every table afresh for some time and wants each snapshot to be whole."""
+    began, looks, problems = time.monotonic(), 0, list[str]()
+    store = Archive(settings).store
+    while time.monotonic() - began < seconds and not problems:
+        for topic, of in lows.items():
+            problems += [f"{topic}: {problem}" for problem in torn(store, topic, of)]
+            looks += 1
+    return {"looks": looks, "problems": problems}
+
+
 def check(settings: Settings, *, again: str, expected: Mapping[str, Any]) -> dict[str, Any]:
     """Drains what is left and does the deed `again`, then counts by the audit and by the files that count."""
     archive_all(settings, run="after", until_caught_up=True)
     if again != "drain":
         DEEDS[again](settings, run="after")
     archive = Archive(settings)
-    audit = verify(archive, deep=True)
+    found = verify(archive, deep=True)
     counted = recount(archive.store, expected)
     return {
-        "rows": audit.rows,
+        "rows": found.rows,
         "lost": counted.lost,
         "doubled": counted.doubled,
         "problems": [
-            *(f"{of.topic} {of.week}: {of.kind}: {of.detail}" for of in audit.problems),
+            *_told(found),
             *counted.problems,
         ],
     }
 
 
-DEEDS: Mapping[str, Deed] = {"drain": archive_all, "merge": merge_all, "check": check}
+def _told(found: Audit) -> list[str]:
+    return [f"{of.topic} {of.week}: {of.kind}: {of.detail}" for of in found.problems]
+
+
+DEEDS: Mapping[str, Deed] = {
+    "drain": archive_all,
+    "merge": merge_all,
+    "seal": seal_all,
+    "replay": replay_all,
+    "release": release_all,
+    "audit": audit,
+    "look": look,
+    "check": check,
+}
+
+
+def warm() -> None:
+    """Loads the decoder's compiled code, or compiles it, which no deed should have to."""
+    topic = builtin_topic("Test.scalars")
+    schema = parse_schema(topic.avro_schema())
+    Compiled().attempt(random_series(topic, 1, 0).bodies(), schema, plan_layout(schema))
 
 
 def be_patient(seconds: int) -> None:

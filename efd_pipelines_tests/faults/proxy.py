@@ -33,6 +33,7 @@ class What(StrEnum):
     UNAVAILABLE = "503"
     CONFLICT = "409"
     PRECONDITION = "412"
+    UNKNOWN = "404"  # as a registry says that it has no such schema
     SILENCE = "silence"
     LATE = "late"  # carried out, answered with silence
     LOST = "lost"  # carried out, the connection ends without an answer
@@ -270,7 +271,11 @@ def _header(head: bytes, name: bytes) -> bytes | None:
 
 
 def _refusal(status: int, method: str) -> bytes:
-    """An answer as S3 gives it."""
+    """An answer as S3 gives it, and of 404 the registry."""
+    if status == 404:
+        body = b'{"error_code": 40403, "message": "Schema not found"}'
+        head = f"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        return head.encode() + body
     code = _CODES.get(status) or ("PreconditionFailed" if status == 412 else "ConditionalRequestConflict")
     body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>On purpose</Message></Error>'.encode()
     reason = _REASONS.get(status, code)

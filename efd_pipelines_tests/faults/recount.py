@@ -76,25 +76,49 @@ def _compare_writers(topic: str, rows: pa.Table, of: Mapping[str, Any], found: R
         found.problems.append(f"{topic}: {rows.num_rows - good.num_rows} dead letters, {of['dead']} were produced")
 
 
-def counting_rows(store: Store, relative: str, columns: Sequence[str]) -> pa.Table:
-    """These columns of all the rows that a Delta table has now; a column that a file lacks is null."""
-    kinds = [pa.string() if name == "archive_reason" else pa.int64() for name in columns]
-    schema = pa.schema(list(zip(columns, kinds, strict=True)))
+def torn(store: Store, topic: str, lows: Sequence[int]) -> list[str]:
+    """What is not whole about one snapshot of a topic's table: rows that stand twice, and rows that are missing though
+    the position of their partition is behind them."""
+    relative = f"raw/{Dataset.parse(topic).path}"
     try:
         table = DeltaTable(store.uri(relative), storage_options=store.storage_options)
     except TableNotFoundError:
-        return schema.empty_table()
+        return []
+    rows = rows_at(store, relative, table, ("archive_source", "kafka_partition", "kafka_offset"))
+    found = []
+    kept = Counter(zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True))
+    if doubled := [place for place, count in kept.items() if count > 1]:
+        found.append(f"version {table.version()} has {len(doubled)} rows twice, the first {min(doubled)}")
+    by_partition = Counter((source, partition) for source, partition, _ in kept)
+    for (source, partition), count in by_partition.items():
+        reached = table.transaction_version(f"kafka:{source}:{partition}")
+        if reached is None or count != reached - lows[partition]:
+            found.append(f"version {table.version()} has {count} rows of partition {partition}, which is at {reached}")
+    return found
+
+
+def counting_rows(store: Store, relative: str, columns: Sequence[str]) -> pa.Table:
+    """These columns of all the rows that a Delta table has now."""
+    try:
+        table = DeltaTable(store.uri(relative), storage_options=store.storage_options)
+    except TableNotFoundError:
+        return _schema(columns).empty_table()
+    return rows_at(store, relative, table, columns)
+
+
+def rows_at(store: Store, relative: str, table: DeltaTable, columns: Sequence[str]) -> pa.Table:
+    """These columns of all rows of one version of a table; a column that a file lacks is null."""
+    schema = _schema(columns)
     parts = [schema.empty_table()]
     for path in pa.table(table.get_add_actions())["path"].to_pylist():
-        file = store.path(f"{relative}/{path}")
-        with pq.ParquetFile(file, filesystem=store.arrow_fs) as parquet:
-            there = [name for name in columns if name in parquet.schema_arrow.names]
-            part = parquet.read(columns=there)
+        with pq.ParquetFile(store.path(f"{relative}/{path}"), filesystem=store.arrow_fs) as parquet:
+            part = parquet.read(columns=[name for name in columns if name in parquet.schema_arrow.names])
             rows = parquet.metadata.num_rows
-        arrays = [part[of.name].cast(of.type) if of.name in there else pa.nulls(rows, of.type) for of in schema]
-        parts.append(
-            pa.Table.from_arrays(
-                [pa.chunked_array([array]) if isinstance(array, pa.Array) else array for array in arrays], schema=schema
-            )
-        )
+        there = dict(zip(part.column_names, part.columns, strict=True))
+        arrays = [there[of.name].cast(of.type) if of.name in there else pa.nulls(rows, of.type) for of in schema]
+        parts.append(pa.table(arrays, schema=schema))
     return pa.concat_tables(parts)
+
+
+def _schema(columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([(name, pa.string() if name.startswith("archive_") else pa.int64()) for name in columns])

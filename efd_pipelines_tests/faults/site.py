@@ -6,6 +6,8 @@ records, and how many frames cannot be decoded.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,6 +30,7 @@ from efd_pipelines.simulator.producer import SalProducer
 from efd_pipelines.simulator.sal import SalField, SalTopic
 from efd_pipelines.simulator.series import Series
 from efd_pipelines.times import microseconds
+from efd_pipelines_tests.faults.deeds import QUARANTINED_AT
 
 _TOPICS = ("MTMount.azimuth", "ESS.temperature", "Test.scalars", "Test.arrays")
 _CHANGING = "lsst.sal.Test.changing"
@@ -42,7 +45,18 @@ CHANGING = tuple(
 )
 """The lives of a topic whose schema changes: columns come, others grow wider."""
 
+DATASETS = tuple(sorted({builtin_topic(name).name for name in _TOPICS} | {_CHANGING}))
+"""What is archived: a broker may have others' topics, too."""
+
 _FIRST_SEED = 1_000
+_ROOM_BYTES = 4 << 30
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A directory for servers and archives: in memory where there is room, since a disk's fsync is no part of it."""
+    memory = Path("/dev/shm")
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM_BYTES
+    return tempfile.TemporaryDirectory(prefix="efd-faults-", dir=memory if has_room else None)
 
 
 @dataclass(slots=True)
@@ -54,11 +68,11 @@ class Servers:
     s3: S3Server
 
     @classmethod
-    def started(cls, scratch: Path) -> Self:
+    def started(cls, directory: Path) -> Self:
         servers = cls(
-            KafkaServer(scratch / "kafka", die_with_parent=True),
-            RegistryServer(scratch / "registry", die_with_parent=True),
-            S3Server(scratch / "s3", die_with_parent=True),
+            KafkaServer(directory / "kafka", die_with_parent=True),
+            RegistryServer(directory / "registry", die_with_parent=True),
+            S3Server(directory / "s3", die_with_parent=True),
         )
         for server in (servers.kafka, servers.registry, servers.s3):
             server.install()
@@ -135,7 +149,7 @@ class Site:
                     faulty.send_random_bytes(producer, topic, int(rng.integers(1, 4)), self._next_seed())
                 )
             if rng.random() < 0.2:
-                late = random_series(topic, 2, microseconds(datetime(1970, 1, 2, tzinfo=UTC)), seed=self._next_seed())
+                late = random_series(topic, 2, microseconds(QUARANTINED_AT), seed=self._next_seed())
                 self._send(producer, account, late)
         producer.flush()
         self.records += producer.records - before

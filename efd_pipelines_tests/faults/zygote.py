@@ -169,7 +169,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     for name in _LAZY:
         importlib.import_module(name)
-    importlib.import_module("efd_pipelines_tests.faults.deeds")
+    importlib.import_module("efd_pipelines_tests.faults.deeds").warm()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     control.sendall(b"r")
     while True:
