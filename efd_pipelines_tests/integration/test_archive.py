@@ -26,7 +26,7 @@ from efd_pipelines.archive.audit import gaps, verify
 from efd_pipelines.archive.dead_letters import dead_frames, dead_letters
 from efd_pipelines.archive.drain import drain
 from efd_pipelines.archive.ledger import RAW
-from efd_pipelines.archive.positions import ENDED
+from efd_pipelines.archive.positions import ENDED, ledger_positions
 from efd_pipelines.archive.reading import read_file, wanted_schema
 from efd_pipelines.archive.slices import QUARANTINE
 from efd_pipelines.archive.status import status
@@ -514,18 +514,9 @@ def test_a_log_that_ends_before_its_position_begins_a_new_generation(local_setti
     topic, archive = builtin_topic("Test.scalars"), Archive(local_settings)
     produce(local_settings, topic, 10)
     drain(archive, local_settings)
-    snapshot = archive.snapshot(Dataset.parse(topic.name))
     source = archive.read(Dataset.parse(topic.name), ["archive_source"])["archive_source"][0].as_py()
     app_id = f"kafka:{source}:0"
-    commit(
-        archive.store,
-        snapshot.relative,
-        snapshot,
-        transactions={app_id: (10, 50)},
-        schema=snapshot.schema,
-        note={"kind": "drain"},
-    )
-    archive.ledger.catch_up([(RAW, Dataset.parse(topic.name))])
+    lose_the_end(archive, Dataset.parse(topic.name))
     result = drain(archive, local_settings, until_caught_up=True)
     assert [problem.kind for problem in result.problems] == ["truncated"]
     # What the new generation brings again is recognised.
@@ -535,6 +526,49 @@ def test_a_log_that_ends_before_its_position_begins_a_new_generation(local_setti
     assert drain(archive, local_settings).rows == 3
     sources = archive.read(Dataset.parse(topic.name), ["archive_source"])["archive_source"].to_pylist()
     assert sources.count(f"{source}#1") == 3
+
+
+@pytest.mark.timeout(120)
+def test_what_a_new_generation_brings_again_is_recognised_wherever_it_is_kept(local_settings: Settings) -> None:
+    """In weeks, in quarantine, among the dead, and as a tombstone; a metric, which has no private fields, too."""
+    topic, archive = builtin_topic("Test.scalars"), Archive(local_settings)
+    metric = "lsst.obsenv.truncated"
+    formats = local_settings.configuration.model_copy(update={"value_formats": {metric: "json"}})
+    settings = local_settings.model_copy(update={"configuration": formats})
+    with SalProducer(settings) as producer:
+        producer.prepare([topic])
+        producer.create([(metric, 1, {})])
+        producer.send([random_series(topic, 5, microseconds(NOW)), random_series(topic, 4, microseconds(LAST_WEEK))])
+        faulty.send_at(producer, topic, datetime(2090, 1, 2, tzinfo=UTC), 2, first=12)
+        faulty.send_random_bytes(producer, topic, 3)
+        faulty.send_tombstones(producer, topic, 1)
+        for number in range(6):
+            producer.put(metric, json.dumps({"value": number / 4, "text": None if number % 2 else "x"}).encode(), b"")
+    assert drain(archive, settings).rows == 21
+    for name in (topic.name, metric):
+        lose_the_end(archive, Dataset.parse(name))
+    again = drain(archive, settings, until_caught_up=True)
+    assert (again.rows, [problem.kind for problem in again.problems]) == (0, ["truncated"] * 2)
+    reached = ledger_positions(archive)
+    for name, end in ((topic.name, 15), (metric, 6)):
+        assert [position for of, position in reached[name].positions.items() if "#1" in of] == [end]
+    audit = verify(archive, deep=True)
+    assert (audit.missing, audit.duplicates, audit.rows, audit.records) == (0, 0, 21, 21)
+
+
+def lose_the_end(archive: Archive, dataset: Dataset) -> None:
+    """As if more had been archived of the topic's only partition than its log has now."""
+    snapshot = archive.snapshot(dataset)
+    ((source, reached),) = ledger_positions(archive)[dataset.text].positions.items()
+    commit(
+        archive.store,
+        snapshot.relative,
+        snapshot,
+        transactions={f"kafka:{source}": (reached, reached + 40)},
+        schema=snapshot.schema,
+        note={"kind": "drain"},
+    )
+    archive.ledger.catch_up([(RAW, dataset)])
 
 
 @pytest.mark.timeout(300)
