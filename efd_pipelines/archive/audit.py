@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,7 @@ from efd_pipelines.archive.losses import missing_records
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice
 from efd_pipelines.archive.tables import Commit, DamagedTable, log_versions, read_log
 from efd_pipelines.errors import KafkaUnavailable, UnknownDataset
+from efd_pipelines.times import from_microseconds
 from efd_pipelines.topics.names import Dataset, nearest
 
 if TYPE_CHECKING:
@@ -96,13 +98,26 @@ def verify(
 
 
 def gaps(archive: Archive, datasets: Sequence[Dataset] | None = None) -> list[dict[str, Any]]:
-    """Every recorded gap: topic, source, partition, first, end, reason, noticed.
+    """Every recorded gap: topic, source, partition, first, end, reason, noticed, and between which event times.
+
+    `from` is that of the last row archived before the gap was noticed, `to` of the first one after; None where there
+    is none. `filled` counts the rows of history that lie between them by now. Who still has what is missing:
+    `efd_pipelines.history.holders`.
 
     Raises:
         UnknownDataset: one that is not in the archive.
     """
-    found = _entries(archive, datasets).gaps()
-    return [{"topic": topic, **gap} for topic, of in found for gap in of]
+    entries = _entries(archive, datasets)
+    return [
+        {"topic": topic, **gap, "from": _time(before), "to": _time(after), "filled": filled}
+        for topic, version, of in entries.gaps()
+        for before, after, filled in [entries.around(topic, version)]
+        for gap in of
+    ]
+
+
+def _time(time_us: int | None) -> datetime | None:
+    return None if time_us is None else from_microseconds(time_us)
 
 
 @dataclass(frozen=True)
@@ -166,13 +181,31 @@ class Entries:
             pl.col("positions").str.extract(r"(-?\d+)$").cast(pl.Int64).alias("position"),
         ).sort("dataset", "partition", "version")
 
-    def gaps(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """The recorded gaps by dataset."""
+    def gaps(self) -> Iterator[tuple[str, int, list[dict[str, Any]]]]:
+        """The recorded gaps by dataset and the version that noticed them."""
         import polars as pl
 
         noted = self.frame.filter(pl.col("gaps").is_not_null() & (pl.col("gaps") != "[]")).sort("dataset", "version")
-        for dataset, text in noted.select("dataset", "gaps").iter_rows():
-            yield dataset, json.loads(text)
+        for dataset, version, text in noted.select("dataset", "version", "gaps").iter_rows():
+            yield dataset, version, json.loads(text)
+
+    def around(self, dataset: str, version: int) -> tuple[int | None, int | None, int]:
+        """The last event time archived before a version, the first from it on, and the history rows between them."""
+        import polars as pl
+
+        good = self.frame.filter((pl.col("dataset") == dataset) & ~pl.col("week").is_in(["", QUARANTINE, DEAD]))
+        good = good.with_columns(pl.col("time_min").cast(pl.Int64), pl.col("time_max").cast(pl.Int64))
+        is_fill = pl.col("commit_kind") == "fill"
+        before = _whole(good.filter((pl.col("version") < version) & ~is_fill)["time_max"].max())
+        after = _whole(good.filter((pl.col("version") >= version) & ~is_fill)["time_min"].min())
+        if before is None or after is None:
+            return before, after, 0
+        filled = good.filter(is_fill & (pl.col("time_max") >= before) & (pl.col("time_min") <= after))
+        return before, after, int(filled["rows"].sum())
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else int(value)
 
 
 def _entries(archive: Archive, datasets: Collection[Dataset] | None) -> Entries:
@@ -218,21 +251,20 @@ def _surplus() -> pl.Expr:
     import polars as pl
 
     rows, records, kind = pl.col("rows"), pl.col("records"), pl.col("kind")
-    return (
-        pl.when(kind == "fill")
-        .then(pl.min_horizontal(rows, 0))
-        .when(kind.is_in(["expire", "merge", "seal"]))
-        .then(pl.max_horizontal(rows, 0))
-        .otherwise(rows - records)
-    )
+    return pl.when(kind.is_in(["expire", "merge", "seal"])).then(pl.max_horizontal(rows, 0)).otherwise(rows - records)
 
 
 def _audit_gaps(audit: Audit, entries: Entries) -> None:
-    for topic, of in entries.gaps():
+    for topic, version, of in entries.gaps():
+        filled = entries.around(topic, version)[2]
         for gap in of:
             missing = missing_records(gap)
+            from_history = min(missing, filled)
+            filled, missing = filled - from_history, missing - from_history
             audit.missing += missing
             detail = f"partition {gap['partition']}: offsets {gap['first']} to {gap['end'] - 1}: {gap['reason']}"
+            if from_history:
+                detail += f"; {counted(from_history, 'row')} came from history"
             if missing:
                 audit.found(topic, "", "gap", detail, _GONE)
             else:

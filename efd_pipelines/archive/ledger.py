@@ -34,7 +34,7 @@ from efd_pipelines.archive.tables import (
     open_table,
     read_log,
 )
-from efd_pipelines.errors import StaleWriter
+from efd_pipelines.errors import StaleWriter, StoreUnavailable
 from efd_pipelines.times import from_microseconds
 from efd_pipelines.topics.names import Dataset
 
@@ -248,7 +248,7 @@ class Ledger:
         if self._whole is not None and self._whole[0] == snapshot.version and months is None:
             return self._whole[1].select(schema.names)
         parts = [self._read(file, schema) for file in snapshot.files(months)]
-        found = _once(pa.concat_tables([schema.empty_table(), *parts]))
+        found = once(pa.concat_tables([schema.empty_table(), *parts]))
         if months is None and columns is None:
             self._whole = snapshot.version, found
         return found
@@ -360,6 +360,55 @@ class Ledger:
         content = json.loads(data)
         return float(content["at"]), [(table, dataset) for table, dataset in content["tables"]]
 
+    def edition(self) -> Edition:
+        """The ledger as it is now, as far as it can be read.
+
+        Raises:
+            StoreUnavailable: the store does not answer, or the ledger's own log cannot be read.
+        """
+        try:
+            snapshot = self._snapshot()
+        except StoreUnavailable as error:
+            remedy = f"If the store answers, move {self._store.uri(RELATIVE)} away and run again: it is made anew."
+            raise StoreUnavailable(error.message, remedy=remedy) from error
+        parts, damaged = [SCHEMA.empty_table()], False
+        for file in snapshot.files() if snapshot is not None else []:
+            try:
+                parts.append(self._read(file))
+            except StoreUnavailable:
+                self._store.list(RELATIVE)  # raises where the store does not answer at all
+                damaged = True
+        return Edition(snapshot, once(pa.concat_tables(parts)), damaged)
+
+    def replace(self, edition: Edition, rows: pa.Table) -> None:
+        """Puts rows in the place of all that an edition has; what was appended since stays.
+
+        Raises:
+            StaleWriter: another process compacts or replaces.
+        """
+        snapshot = edition.snapshot
+        months = pc.unique(rows["month"]).to_pylist()
+        added = []
+        for month in months:
+            part = rows.filter(pc.equal(rows["month"], month)).drop_columns(["month"])
+            added.append(write_data_file(self._store, RELATIVE, month, "c", part, partition="month"))
+        removed = [] if snapshot is None else snapshot.files()
+        same = {file.path for file in added} & {file.path for file in removed}
+        reached = None if snapshot is None else snapshot.transaction_version("compact")
+        commit(
+            self._store,
+            RELATIVE,
+            snapshot,
+            add=[file for file in added if file.path not in same],
+            remove=[file for file in removed if file.path not in same],
+            transactions={"compact": (reached, (reached or 0) + 1)},
+            schema=rows.drop_columns(["month"]).schema,
+            note={"kind": "reindex"},
+            partition="month",
+            rearranges=snapshot is not None,
+        )
+        self._whole = None
+
     def compact(self) -> int:
         """Makes one of a month's small files where they are more than 64; how many were replaced.
 
@@ -386,7 +435,7 @@ class Ledger:
         if snapshot is None:
             return 0
         reached = snapshot.transaction_version("compact")
-        whole = _once(pa.concat_tables([self._read(file) for file in files])).drop_columns(["month"])
+        whole = once(pa.concat_tables([self._read(file) for file in files])).drop_columns(["month"])
         merged = write_data_file(self._store, RELATIVE, month, "c", whole, partition="month")
         commit(
             self._store,
@@ -403,6 +452,15 @@ class Ledger:
         return len(files)
 
 
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """The ledger's table at one version, and its rows; `is_damaged` where some of its files could not be read."""
+
+    snapshot: TableSnapshot | None
+    rows: pa.Table
+    is_damaged: bool
+
+
 def relative_of(table: str, dataset: Dataset) -> str:
     """Where a dataset's table lies: `raw/…`, or `tiers/<tier>/…`."""
     return f"raw/{dataset.path}" if table == RAW else f"tiers/{table}/{dataset.path}"
@@ -417,8 +475,8 @@ def _part_of_schema(columns: Collection[str]) -> pa.Schema:
     return pa.schema([column for column in SCHEMA if column.name in columns or column.name in _KEY])
 
 
-def _once(table: pa.Table) -> pa.Table:
-    """Each (table, dataset, version, week, slice) once, in the order of datasets and versions."""
+def once(table: pa.Table) -> pa.Table:
+    """Ledger rows, each (table, dataset, version, week, slice) once, in the order of datasets and versions."""
     import polars as pl
 
     frame = pl.DataFrame(table)

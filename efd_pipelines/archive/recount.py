@@ -159,7 +159,7 @@ def _sparse(audit: Audit, feeds: Sequence[Feed], entries: Entries) -> list[Span]
     import polars as pl
 
     gaps = dict[str, list[dict[str, Any]]]()
-    for dataset, of in entries.gaps():
+    for dataset, _, of in entries.gaps():
         gaps.setdefault(dataset, []).extend(of)
     moves = entries.positions.join(
         entries.commits.select("dataset", "version", "records"), on=["dataset", "version"]

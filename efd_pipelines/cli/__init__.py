@@ -28,6 +28,7 @@ from efd_pipelines.cli import (
     exports,
     exposures,
     quarantine,
+    reindex,
     reports,
     seal,
     simulate,
@@ -54,6 +55,7 @@ app.add_typer(archive.app, name="archive")
 quarantine.add_to(archive.app)
 backfill.add_to(archive.app)
 seal.add_to(archive.app)
+reindex.add_to(archive.app)
 app.add_typer(tiers.app, name="tiers")
 app.add_typer(exposures.app, name="exposures")
 app.add_typer(reports.app, name="report")

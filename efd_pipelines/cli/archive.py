@@ -146,18 +146,21 @@ def verify(
     from efd_pipelines.settings import load_settings
     from efd_pipelines.topics.names import Dataset
 
-    only = parse_week(week)
+    only, settings = parse_week(week), load_settings()
     found = audit(
-        Archive(load_settings()),
+        Archive(settings),
         deep=deep,
         week=None if only is None else only.key,
         datasets=[Dataset.parse(text) for text in topics] if topics else None,
+        settings=settings if settings.kafka_bootstrap else None,
     )
     facts = {name: getattr(found, name) for name in _AUDIT}
     if as_json:
-        print_json({**facts, "problems": found.problems})
+        print_json({**facts, "problems": found.problems, "notes": found.notes})
     else:
         print_facts(facts)
+        if found.notes:
+            _print_rows(plain(found.notes), title="\nWorth knowing")
         _print_rows(plain(found.problems), title="\nProblems", empty="No problems.")
     if not found.ok:
         raise typer.Exit(1)
@@ -209,16 +212,24 @@ def files(
 
 @app.command("gaps", epilog=example("efd archive gaps", "efd archive gaps lsst.sal.MTMount.azimuth --json"))
 def gaps(topics: Datasets = None, strict: Strict = False, as_json: AsJson = False) -> None:
-    """List what Kafka had no more when it was to be read."""
+    """List what Kafka had no more when it was to be read, and who still has it.
+
+    `in_kafka` counts the offsets that Kafka can still give, `in_history` the points that InfluxDB's history has
+    between `from` and `to`; nothing where the one or the other is not set or does not answer.
+    """
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.audit import gaps as recorded
+    from efd_pipelines.history.holders import holders
     from efd_pipelines.settings import load_settings
     from efd_pipelines.topics.names import Dataset
 
+    settings = load_settings()
     datasets = [Dataset.parse(text) for text in topics] if topics else None
-    found = recorded(Archive(load_settings()), datasets)
-    print_json(found) if as_json else _print_rows(found, empty="No gaps.")
-    if strict and found:
+    found = holders(settings, recorded(Archive(settings), datasets))
+    for warning in found.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
+    print_json(found.gaps) if as_json else _print_rows(found.gaps, empty="No gaps.")
+    if strict and found.gaps:
         raise typer.Exit(1)
 
 

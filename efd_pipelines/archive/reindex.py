@@ -1,0 +1,224 @@
+"""Reindexing: the ledger made anew from the tables that it indexes.
+
+A table's log gives the rows of every commit that it still has, and the table itself what it holds: the difference is
+what commits older than the log left, and becomes one row per slice. What the old ledger knows of those is kept where
+it agrees with that; gaps always are, since nothing else remembers them. All of it replaces the old ledger in one
+commit, under the guard of compaction; what runs append meanwhile stays.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from efd_pipelines.archive.ledger import RAW, SCHEMA, LedgerRow, once, relative_of, rows_of
+from efd_pipelines.archive.tables import Commit, DamagedTable, TableSnapshot, log_versions, open_table, read_log
+from efd_pipelines.errors import ArchiveError, NameRejected, StoreUnavailable
+from efd_pipelines.topics.names import Dataset
+
+if TYPE_CHECKING:
+    from efd_pipelines.archive.archive import Archive
+
+KIND = "reindex"
+_TIERS = "tiers"
+_Name = tuple[str, str]
+"""`raw` or a tier, and a dataset."""
+
+Progress = Callable[[int, int], None]
+"""Called with the tables read so far, and how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A table that could not be read; what the old ledger says of it stays."""
+
+    table: str
+    detail: str
+    remedy: str
+
+
+@dataclass(slots=True)
+class Reindexed:
+    """What a reindexing did; `changed` counts rows that the old ledger did not have, or had otherwise."""
+
+    tables: int = 0
+    commits: int = 0
+    rows: int = 0
+    changed: int = 0
+    dropped: int = 0
+    seconds: float = 0.0
+    problems: list[Unread] = field(default_factory=list)
+
+
+def reindex(archive: Archive, *, progress: Progress | None = None) -> Reindexed:
+    """Makes the ledger anew.
+
+    Raises:
+        StaleWriter: another process compacts or reindexes the ledger.
+        StoreUnavailable: the store did not answer; the ledger is as it was.
+    """
+    started = time.monotonic()
+    archive.prepare()
+    result = Reindexed()
+    edition = archive.ledger.edition()
+    old = _by_table(edition.rows)
+    new: dict[_Name, pa.Table] = {}
+    places = sorted(_tables(archive))
+    for n, (table, relative) in enumerate(places):
+        try:
+            name, rows = _rows_of_table(archive, table, relative, old, result)
+        except (ArchiveError, NameRejected, StoreUnavailable) as error:
+            archive.store.list(relative)  # raises where the store does not answer at all
+            result.problems.append(Unread(relative, error.message, error.remedy))
+            new |= {of: rows for of, rows in old.items() if relative_of(of[0], Dataset.parse(of[1])) == relative}
+            continue
+        new[name] = once(pa.Table.from_pylist(rows, schema=SCHEMA))
+        if progress:
+            progress(n + 1, len(places))
+    _count(result, old, new)
+    if result.changed or result.dropped or edition.is_damaged:
+        archive.ledger.replace(edition, pa.concat_tables([SCHEMA.empty_table(), *new.values()]))
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _by_table(rows: pa.Table) -> dict[_Name, pa.Table]:
+    """The rows of each table; they are sorted by it."""
+    ends = rows.group_by(["table", "dataset"], use_threads=False).aggregate([([], "count_all")])
+    found: dict[_Name, pa.Table] = {}
+    start = 0
+    for row in ends.to_pylist():
+        found[row["table"], row["dataset"]] = rows.slice(start, row["count_all"])
+        start += row["count_all"]
+    return found
+
+
+def _count(result: Reindexed, old: Mapping[_Name, pa.Table], new: Mapping[_Name, pa.Table]) -> None:
+    for name in {**old, **new}:
+        before, after = old.get(name), new.get(name)
+        result.rows += 0 if after is None else after.num_rows
+        if before is not None and after is not None and before.equals(after):
+            continue
+        had = {} if before is None else {_key(row): row for row in before.to_pylist()}
+        has = {} if after is None else {_key(row): row for row in after.to_pylist()}
+        result.changed += sum(1 for key, row in has.items() if had.get(key) != row)
+        result.dropped += len(had.keys() - has.keys())
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("version", "week", "slice"))
+
+
+def _tables(archive: Archive) -> Iterator[tuple[str, str]]:
+    """Every table of raw data and of tiers in the store: (`raw` or the tier, place)."""
+    roots = [(RAW, RAW), *((tier, f"{_TIERS}/{tier}") for tier in archive.store.list(_TIERS))]
+    for table, root in roots:
+        for component in archive.store.list(root):
+            for name in archive.store.list(f"{root}/{component}"):
+                if archive.store.list(f"{root}/{component}/{name}/_delta_log"):
+                    yield table, f"{root}/{component}/{name}"
+
+
+def _rows_of_table(
+    archive: Archive, table: str, relative: str, old: Mapping[_Name, pa.Table], result: Reindexed
+) -> tuple[_Name, list[dict[str, Any]]]:
+    snapshot = open_table(archive.store, relative)
+    if snapshot is None:
+        raise DamagedTable(f"{relative} is no table")
+    dataset = _dataset(snapshot)
+    if relative_of(table, dataset) != relative:
+        raise DamagedTable(f"{relative} says that it is {dataset}")
+    versions = [version for version in log_versions(archive.store, relative) if version <= snapshot.version]
+    commits = [made for version in versions for made in _one(archive, relative, version)]
+    ours = [made for made in commits if made.note.get("kind")]
+    rows = [row.as_dict() for made in ours for row in rows_of(table, dataset, made)]
+    result.tables += 1
+    result.commits += len(ours)
+    if versions and versions[0] > 0:
+        known = old.get((table, dataset.text), SCHEMA.empty_table())
+        earlier = known.filter(pc.less(known["version"], versions[0])).to_pylist()
+        rows = _base(table, dataset, snapshot, commits, earlier) + rows
+    return (table, dataset.text), rows
+
+
+def _one(archive: Archive, relative: str, version: int) -> Iterator[Commit]:
+    for made in read_log(archive.store, relative, version):
+        yield made
+        return
+
+
+def _dataset(snapshot: TableSnapshot) -> Dataset:
+    text = snapshot.description.get("dataset")
+    if not isinstance(text, str):
+        raise DamagedTable(f"The description of {snapshot.relative} does not say of what dataset it is")
+    return Dataset.parse(text)
+
+
+def _base(
+    table: str, dataset: Dataset, snapshot: TableSnapshot, commits: Sequence[Commit], earlier: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """What the commits before the log left: the old ledger's rows where they agree, else one row per slice."""
+    left: dict[tuple[str, str], list[int]] = {}
+    files = snapshot.files()
+    for file in files:
+        _add(left, (file.week, file.slice), file.rows, file.size_bytes, 1)
+    for made in commits:
+        for sign, of in ((-1, made.added), (1, made.removed)):
+            for file in of:
+                _add(left, (file.week, file.slice), sign * file.rows, sign * file.size_bytes, sign)
+    known: dict[tuple[str, str], list[int]] = {}
+    for row in earlier:
+        if row["week"]:
+            _add(known, (row["week"], row["slice"]), row["rows"], row["bytes"], row["files"])
+    if known == left:
+        return earlier
+    whole = sum(of[0] for of in left.values())
+    first = commits[0]
+    found: list[dict[str, Any]] = []
+    for week, key in sorted(left) or [("", "")]:
+        rows, size, count = left.get((week, key), (0, 0, 0))
+        mine = [file for file in files if (file.week, file.slice) == (week, key)]
+        made_up = LedgerRow(
+            table=table,
+            dataset=dataset,
+            version=first.version - 1,
+            week=week,
+            slice=key,
+            commit_kind=KIND,
+            rows=rows,
+            bytes=size,
+            files=count,
+            avro_bytes=0,
+            time_min_us=min((f.time_min_us for f in mine if f.time_min_us is not None), default=None),
+            time_max_us=max((f.time_max_us for f in mine if f.time_max_us is not None), default=None),
+            records=0 if found else whole,
+            positions={} if found else _positions(snapshot, earlier),
+            epochs={},
+            gaps=[] if found else [gap for row in earlier for gap in json.loads(row["gaps"])],
+            schemas=[],
+            at_us=first.at_us,
+            run=KIND,
+        )
+        found.append({**made_up.as_dict(), "names": None})
+    return found
+
+
+def _positions(snapshot: TableSnapshot, earlier: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How far each partition has been read, of those that the old ledger or the rows of the table know."""
+    partitions = {partition for row in earlier for partition in json.loads(row["positions"])}
+    reached = {partition: snapshot.transaction_version(f"kafka:{partition}") for partition in partitions}
+    return {partition: position for partition, position in reached.items() if position is not None}
+
+
+def _add(sums: dict[tuple[str, str], list[int]], key: tuple[str, str], *values: int) -> None:
+    of = sums.setdefault(key, [0] * len(values))
+    for n, value in enumerate(values):
+        of[n] += value
+    if not any(of):
+        del sums[key]
