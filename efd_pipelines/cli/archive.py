@@ -212,7 +212,7 @@ def files(
 
 @app.command("gaps", epilog=example("efd archive gaps", "efd archive gaps lsst.sal.MTMount.azimuth --json"))
 def gaps(topics: Datasets = None, strict: Strict = False, as_json: AsJson = False) -> None:
-    """List what Kafka had no more when it was to be read, and who still has it.
+    """List what Kafka had no more, and who still has it.
 
     `in_kafka` counts the offsets that Kafka can still give, `in_history` the points that InfluxDB's history has
     between `from` and `to`; nothing where the one or the other is not set or does not answer.

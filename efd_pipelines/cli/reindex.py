@@ -17,8 +17,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def reindex(as_json: AsJson = False) -> None:
-    """Make the ledger anew from the tables' logs. For when it is lost, or `efd archive verify` says that it lies.
+    """Make the ledger anew from the tables.
 
+    For when it is lost, or `efd archive verify` says that it lies.
     Exit 1 where a table could not be read; what the old ledger said of it stays.
     """
     from efd_pipelines.archive.archive import Archive
