@@ -17,6 +17,7 @@ from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.slices import SliceUnit
 from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table
+from efd_pipelines.archive.widening import needs_widening, widen_table
 from efd_pipelines.kafka.frames import FrameBatch
 from efd_pipelines.simulator.encoding import encoder_of, frame_head
 from efd_pipelines.topics.layout import SYSTEM_COLUMNS, TIME
@@ -35,9 +36,15 @@ _PRIVATE = [
 
 def schema_of(name: str, *public: tuple[str, Any], doc: str = "") -> TopicSchema:
     """A SAL-like schema of an indexed topic."""
-    fields = [{"name": "salIndex", "type": "long"}, *({"name": n, "type": t} for n, t in (*_PRIVATE, *public))]
+    fields = [{"name": "salIndex", "type": "long"}, *(_field(name, kind) for name, kind in (*_PRIVATE, *public))]
     document = {"type": "record", "name": name, "namespace": "lsst.sal.Test", "fields": fields, "doc": doc}
     return parse_schema(json.dumps(document))
+
+
+def _field(name: str, kind: Any) -> dict[str, Any]:
+    """A field; an array's default, which says how long it is, may stand in its type."""
+    default = {"default": kind["default"]} if isinstance(kind, dict) and "default" in kind else {}
+    return {"name": name, "type": kind, **default}
 
 
 @dataclass
@@ -101,6 +108,9 @@ class Topic:
             arrays=None if snapshot is None else snapshot.description["arrays"],
             held=[] if snapshot is None else held_columns(snapshot.schema),
         )
+        if snapshot is not None and needs_widening(held_columns(snapshot.schema), encoded.columns):
+            snapshot, widened = widen_table(snapshot, encoded.columns, "test")
+            self.archive.ledger.append([row for one in widened for row in rows_of(RAW, self.dataset, one)])
         files = [
             write_data_file(self.archive.store, self.relative, week, key, sort_rows(table))
             for (week, key), table in sorted(encoded.parts.items())
