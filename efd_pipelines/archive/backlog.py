@@ -73,9 +73,9 @@ def _backlog(
 
 
 def _mean_sizes(archive: Archive) -> dict[str, float]:
-    """Mean bytes of a record of each dataset, by what has been archived."""
-    ledger = archive.ledger.table()
-    raw = ledger.filter(pc.equal(ledger["table"], RAW))
+    """Mean bytes of a record of each dataset, by what has been archived; history that was filled in has no size."""
+    ledger = archive.ledger.table(columns=["avro_bytes", "records"])
+    raw = ledger.filter(pc.and_(pc.equal(ledger["table"], RAW), pc.greater(ledger["avro_bytes"], 0)))
     sums = raw.group_by("dataset").aggregate([("avro_bytes", "sum"), ("records", "sum")])
     return {
         dataset: size / records

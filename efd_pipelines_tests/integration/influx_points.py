@@ -15,7 +15,7 @@ import pyarrow as pa
 from efd_pipelines.servers.influxdb import InfluxServer
 from efd_pipelines.topics.layout import SYSTEM_COLUMNS, column_of
 
-_AT_ONCE = 2_000
+_BYTES_AT_ONCE = 8_000_000
 
 
 def lines_of(measurement: str, rows: pa.Table) -> Iterator[str]:
@@ -56,8 +56,9 @@ def write_points(influx: InfluxServer, database: str, measurement: str, rows: pa
     """Writes the rows as points; how many."""
     ask(influx, f'CREATE DATABASE "{database}"')
     lines = list(lines_of(measurement, rows))
-    for first in range(0, len(lines), _AT_ONCE):
-        body = "\n".join(lines[first : first + _AT_ONCE]).encode()
+    at_once = max(1, _BYTES_AT_ONCE // max(map(len, lines), default=1))
+    for first in range(0, len(lines), at_once):
+        body = "\n".join(lines[first : first + at_once]).encode()
         answer = httpx.post(f"{influx.url}/write", params={"db": database, "precision": "ns"}, content=body, timeout=60)
         assert answer.status_code == 204, answer.text
     return len(lines)
