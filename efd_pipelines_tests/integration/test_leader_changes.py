@@ -1,6 +1,6 @@
-"""Three brokers: leaders change, and logs lose their end. Nothing is lost that was read, nothing doubled.
+"""Three brokers: leaders change, logs lose their end, and are compacted. Nothing that was read is lost or doubled.
 
-The first broker is the controller and stays; the topics' leaders are on the others.
+The first broker is the controller and stays.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    first = KafkaServer(tmp_path_factory.mktemp("first"), die_with_parent=True)
+    quick = {"log.cleaner.backoff.ms": "200", "log.initial.task.delay.ms": "500"}
+    first = KafkaServer(tmp_path_factory.mktemp("first"), properties=quick, die_with_parent=True)
     second, third = (
         KafkaServer(tmp_path_factory.mktemp(f"broker{node}"), joins=first, node=node, die_with_parent=True)
         for node in (2, 3)
@@ -160,3 +161,35 @@ def test_a_leader_that_dies_in_the_middle_of_a_drain(cluster: Cluster, settings:
     drain(archive, settings, topics=[topic.name])
     audit = verify(archive, deep=True, datasets=[Dataset.parse(topic.name)])
     assert (audit.problems, audit.rows, audit.records) == ([], 6_100, 6_100)
+
+
+def test_records_that_were_compacted_before_they_were_read_are_a_recorded_gap(
+    cluster: Cluster, settings: Settings, unique: str
+) -> None:
+    """Events have one key for each component: what a late drain finds is only the last of them."""
+    event = SalTopic.of(f"lsst.sal.Test.logevent_{unique}", [SalField("value", "int")])
+    at_once = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "100"}
+    cluster.make(event.name, [1], **{"cleanup.policy": "compact", **at_once})
+    archive = Archive(settings)
+    produce(settings, event, 3, 1)
+    assert drain(archive, settings, topics=[event.name]).gaps == 0
+    registry = str(settings.registry_url)
+
+    def is_compacted() -> bool:
+        produce(settings, event, 5, 100)
+        return len(records_of(cluster.bootstrap, registry, event.name)) <= 10
+
+    produce(settings, event, 40, 10)
+    cluster.wait(is_compacted)
+    result = drain(archive, settings, topics=[event.name])
+    assert [problem.kind for problem in result.problems] == ["gap"]
+    (gap,) = gaps(archive, [Dataset.parse(event.name)])
+    kept = set(archive.read(Dataset.parse(event.name))["kafka_offset"].to_pylist())
+    assert (gap["kind"], gap["records"]) == ("compacted", len(set(range(gap["first"], gap["end"])) - kept))
+    assert gap["first"] == 3
+    audit = verify(archive, deep=True, datasets=[Dataset.parse(event.name)])
+    assert (audit.missing, audit.rows, {problem.kind for problem in audit.problems}) == (
+        gap["records"],
+        len(kept),
+        {"gap"},
+    )

@@ -13,23 +13,27 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import fastavro
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import verify
 from efd_pipelines.archive.drain import drain
+from efd_pipelines.archive.sealing import seal
 from efd_pipelines.avro.frames import frame
 from efd_pipelines.settings import Settings
 from efd_pipelines.simulator.everything import random_series
 from efd_pipelines.simulator.fixtures import builtin_topic
 from efd_pipelines.simulator.producer import SalProducer
 from efd_pipelines.simulator.sal import SalField, SalTopic, load_topics
-from efd_pipelines.times import microseconds
+from efd_pipelines.times import Week, microseconds
 from efd_pipelines.topics import layout
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.integration.conftest import MakeSettings
@@ -182,6 +186,71 @@ def test_many_small_drains_of_changing_versions_make_a_file_each(settings: Setti
             assert drain(archive, settings).commits == 1
     assert len(archive.snapshot(archive.datasets()[0]).files()) == 5
     assert_lossless(archive, name, sent(settings, name))
+
+
+def test_a_sealed_week_is_read_by_plain_readers_and_keeps_its_types(site: MakeSettings, name: str) -> None:
+    """Whatever came in it, and although the dataset grows wider later."""
+    settings = with_formats(site, slices={"*": "day"})
+    archive, week = Archive(settings), Week.containing(NOW - timedelta(days=21))
+    monday = datetime.combine(week.monday, datetime.min.time(), UTC)
+    versions: list[Fields] = [
+        [SalField("a", "int"), SalField("b", "float")],
+        [SalField("b", "double"), SalField("c", "string")],
+        [SalField("a", "int"), SalField("b", "float"), SalField("d", "double", 2)],
+    ]
+    for number, fields in enumerate(versions):
+        for day in range(3):
+            at = monday + timedelta(days=day)
+            produce(settings, SalTopic.of(name, fields), 5, first=1 + 10 * number + 100 * day, when=at)
+        drain(archive, settings)
+    sealed = seal(archive, settings, week=week)
+    assert (sealed.problems, sealed.sealed) == ([], 1)
+    directory = leave_what_counts(archive, name, week)
+    assert_read_by_plain_readers(directory, 45)
+    wider = [SalField("a", "long long"), SalField("b", "double"), SalField("d", "double", 2)]
+    produce(settings, SalTopic.of(name, wider), 5, first=1000)
+    drain(archive, settings)
+    table = assert_lossless(archive, name, sent(settings, name))
+    assert str(table.schema.field("a").type) == "int64"
+    # The sealed week is as it was; all readers that know Delta read both as one.
+    assert_read_by_plain_readers(directory, 45)
+    assert all(str(pq.read_schema(path).field("a").type) == "int32" for path in directory.glob("*.parquet"))
+    # A late record of the wide schema reopens the week; sealed again, it is of one type again.
+    produce(settings, SalTopic.of(name, wider), 1, first=2000, when=monday + timedelta(hours=5))
+    drain(archive, settings)
+    assert_lossless(archive, name, sent(settings, name))
+    again = seal(archive, settings, week=week)
+    assert (again.problems, again.sealed) == ([], 1)
+    assert_read_by_plain_readers(leave_what_counts(archive, name, week), 46)
+    assert all(str(pq.read_schema(path).field("a").type) == "int64" for path in directory.glob("*.parquet"))
+
+
+def leave_what_counts(archive: Archive, dataset: str, week: Week) -> Path:
+    """The week's directory as cleaning leaves it a week after the files were replaced."""
+    snapshot = archive.snapshot(Dataset.parse(dataset))
+    counting = {Path(file.uri) for file in snapshot.files({week.key})}
+    directory = Path(archive.store.uri(f"{snapshot.relative}/week={week.key}"))
+    for path in set(directory.glob("*.parquet")) - counting:
+        path.unlink()
+    return directory
+
+
+def assert_read_by_plain_readers(directory: Path, rows: int) -> None:
+    import dask.dataframe as dd
+
+    pandas = pd.concat(pd.read_parquet(path) for path in sorted(directory.glob("*.parquet")))
+    assert len(pandas) == len(pd.read_parquet(directory)) == rows
+    assert {pq.read_schema(path).remove_metadata() for path in directory.glob("*.parquet")} == {
+        pq.read_schema(next(directory.glob("*.parquet"))).remove_metadata()
+    }
+    names = ["b", "c", "d1", "private_seqNum"]
+    with duckdb.connect() as connection:
+        found = connection.sql(f"SELECT {', '.join(names)} FROM read_parquet('{directory}/*.parquet')").df()
+    lazy = dd.read_parquet(str(directory / "*.parquet"), columns=names).compute(scheduler="synchronous")
+    for read in (found, lazy):
+        ordered = read.sort_values("private_seqNum").reset_index(drop=True)
+        expected = pandas[names].sort_values("private_seqNum").reset_index(drop=True)
+        pd.testing.assert_frame_equal(ordered, expected, check_dtype=False)
 
 
 @pytest.fixture
