@@ -1,38 +1,46 @@
 """Bodies: where messages lie in memory, so that they are read without a copy of each.
 
 A batch is tens of thousands of `bytes`, each with the five bytes of its frame before the body. Compiled code reads
-them where they are; the others are given slices. What frames are: `frames.py`.
+them where they are; others are given slices. What frames are: `frames.py`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+Locate = Callable[[int, int, int, int, int, int], int]
+"""The kernel's `locate_bytes`."""
 
-def _offset_in_bytes() -> int | None:
-    """How far behind its address an object's bytes begin; None where this Python does not tell."""
-    if sys.implementation.name != "cpython":
-        return None
-    probes = [b"", b"\0", bytes(range(256))]
-    offsets = {int(np.frombuffer(probe, np.uint8).ctypes.data) - id(probe) for probe in probes[1:]}
-    return offsets.pop() if offsets == {bytes.__basicsize__ - 1} else None
+# Where CPython keeps what: a tuple's items behind its head, the bytes of a `bytes` behind its head of 32 bytes.
+_IS_KNOWN = (
+    sys.implementation.name == "cpython"
+    and not sysconfig.get_config_var("Py_GIL_DISABLED")
+    and (object.__basicsize__, bytes.__basicsize__) == (16, 33)
+)
 
 
-_OFFSET = _offset_in_bytes()
+@dataclass(frozen=True, slots=True, eq=False)
+class Located:
+    """Addresses and sizes of bodies; they are good as long as `held` is."""
+
+    addresses: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    held: object
 
 
 class Bodies(Sequence[bytes]):
     """Bodies of some values: all but the first `start` bytes of each, which has as many."""
 
     def __init__(self, values: Sequence[bytes], start: int = 0) -> None:
-        self._values = values if isinstance(values, tuple) else tuple(values)
+        self._values = tuple(values)
         self._start = start
-        self.sizes: NDArray[np.int64] = np.fromiter(map(len, self._values), np.int64, len(self._values)) - start
 
     def __len__(self) -> int:
         return len(self._values)
@@ -54,11 +62,16 @@ class Bodies(Sequence[bytes]):
         """The bodies at `indices`, in that order."""
         return Bodies([self._values[index] for index in indices.tolist()], self._start)
 
-    def addresses(self) -> tuple[NDArray[np.int64], object]:
-        """The address of each body, and what must be kept as long as they are used."""
-        if _OFFSET is not None and all(kind is bytes for kind in set(map(type, self._values))):
-            found = np.fromiter(map(id, self._values), np.int64, len(self._values)) + (_OFFSET + self._start)
-            return found, self._values
-        joined = np.frombuffer(b"".join(self._values), np.uint8)
-        ends = np.cumsum(self.sizes + self._start)
-        return joined.ctypes.data + ends - self.sizes, joined
+    def located(self, locate: Locate) -> Located:
+        """Where they lie; `locate` finds `bytes`, anything else is copied."""
+        if _IS_KNOWN:
+            places = np.empty((2, len(self)), np.int64)
+            addresses, sizes = places
+            first = id(self._values) + tuple.__basicsize__
+            found = locate(first, len(self), id(bytes), self._start, addresses.ctypes.data, sizes.ctypes.data)
+            if found == len(self):
+                return Located(addresses, sizes, self._values)
+        joined = b"".join(self._values)
+        sizes = np.fromiter(map(len, self._values), np.int64, len(self)) - self._start
+        ends = np.cumsum(sizes + self._start) + np.frombuffer(joined or b"\0", np.uint8).ctypes.data
+        return Located(ends - sizes, sizes, joined)

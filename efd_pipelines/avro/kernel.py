@@ -6,17 +6,17 @@ decodes. The compiled code is kept on disk (`efd_pipelines.compiled`); no compil
 
 How it works: everything is read and written by address, because numba counts references to arrays, which took ten
 times as long as the decoding. Every count, length and number is checked against the body's end before it is used; what
-is not exactly a message in Avro's usual spelling is refused, and its row is given to the next. Scalars go straight
-to their columns. Of arrays of floats only the place is noted; after some rows they are copied element by element, so
-that whole cache lines of every column are written at once. Floats are moved as bits.
+is not exactly a message in Avro's usual spelling is refused, and its row is given to the next. Values go straight to
+their columns. Of arrays of floats only the place is noted; after some rows they are turned in registers, so that whole
+cache lines of every column are written at once. Floats are moved as bits.
 
-What is written where: a column has room for a value of every body, a row of counts, places or texts likewise. The
-callers in `compiled.py` make that room.
+What is written where: a column has room for a value of every body, a row of counts or places likewise. The callers in
+`compiled.py` make that room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numba
@@ -26,13 +26,17 @@ from numba import extending, types
 
 from efd_pipelines.compiled import cache_directory
 
-# Rows that are transposed together: a cache line of floats.
+# Rows that are turned together: a cache line of floats.
 TILE_ROWS = 16
+LINE_BYTES = 64
+# How many bodies ahead memory is asked for, and how much of each: what is next is told only by what came before.
+_AHEAD, _AHEAD_BYTES = 8, 16384
 
 # A plan's columns, a row for each field. TARGET is the address of the field's first column, STEP the bytes from one
-# column to the next, WIDTH how many there are; the others are addresses of rows, or 0.
-KIND, IS_ARRAY, NULL, WIDTH, TARGET, STEP, VALIDITY, COUNTS, PLACES, TEXT_PLACES, TEXT_SIZES, SCRATCH = range(12)
-PLAN_COLUMNS = 12
+# column to the next, WIDTH how many there are. Of texts, these take the places, and SIZES, half as far apart, their
+# sizes. VALIDITY, COUNTS and PLACES are addresses of rows; the first may be 0.
+KIND, IS_ARRAY, NULL, WIDTH, TARGET, STEP, SIZES, VALIDITY, COUNTS, PLACES = range(10)
+PLAN_COLUMNS = 10
 # KIND: the wire type.
 BOOLEAN, INT, LONG, FLOAT, DOUBLE, STRING, BYTES = range(7)
 # NULL: the branch of the union that is null.
@@ -41,37 +45,15 @@ NOT_NULLABLE = -1
 _DIRECTORY = cache_directory()
 if _DIRECTORY is not None and not numba.config.CACHE_DIR:  # type: ignore[attr-defined]
     numba.config.CACHE_DIR = str(_DIRECTORY)  # type: ignore[attr-defined]
-_jit = numba.njit(nogil=True, cache=_DIRECTORY is not None, error_model="numpy")
 _intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic
+_jit = numba.njit(nogil=True, cache=_DIRECTORY is not None, error_model="numpy")
 _part = numba.njit(nogil=True, error_model="numpy")
 
+# Typed, because numba compiles a function once more for a number that it knows.
+_ZERO, _NOWHERE = np.int64(0), np.int64(-1)
+_FAR = np.int64(2**62)
 _INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
 _HIGH_BITS = -0x7F7F7F7F7F7F7F80
-
-
-def _accesses(bits: int) -> tuple[Any, Any]:
-    """What loads and stores, unaligned, a number of so many bits; in between it has 64."""
-    pointer = ir.PointerType(ir.IntType(bits))
-
-    @_intrinsic
-    def load(context: Any, memory: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            value = builder.load(builder.bitcast(builder.gep(arguments[0], [arguments[1]]), pointer))
-            value.align = 1
-            return builder.zext(value, ir.IntType(64)) if bits < 64 else value
-
-        return types.int64(types.voidptr, types.int64), generate
-
-    @_intrinsic
-    def store(context: Any, memory: Any, address: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            value = builder.trunc(arguments[2], ir.IntType(bits)) if bits < 64 else arguments[2]
-            builder.store(value, builder.bitcast(builder.gep(arguments[0], [arguments[1]]), pointer)).align = 1
-            return context.get_dummy_value()
-
-        return types.none(types.voidptr, types.int64, types.int64), generate
-
-    return load, store
 
 
 @_intrinsic
@@ -90,30 +72,117 @@ def _memory(context: Any) -> Any:
     return types.voidptr(), generate
 
 
+def _pointer(builder: Any, memory: Any, address: Any, kind: Any) -> Any:
+    return builder.bitcast(builder.gep(memory, [address]), ir.PointerType(kind))
+
+
+def _accesses(bits: int) -> tuple[Any, Any]:
+    """What loads and stores, unaligned, a number of so many bits; in between it has 64."""
+    kind = ir.IntType(bits)
+
+    @_intrinsic
+    def load(context: Any, memory: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            value = builder.load(_pointer(builder, arguments[0], arguments[1], kind), align=1)
+            return builder.zext(value, ir.IntType(64)) if bits < 64 else value
+
+        return types.int64(types.voidptr, types.int64), generate
+
+    @_intrinsic
+    def store(context: Any, memory: Any, address: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            value = builder.trunc(arguments[2], kind) if bits < 64 else arguments[2]
+            builder.store(value, _pointer(builder, arguments[0], arguments[1], kind), align=1)
+            return context.get_dummy_value()
+
+        return types.none(types.voidptr, types.int64, types.int64), generate
+
+    return load, store
+
+
+@_intrinsic
+def _prefetch(context: Any, memory: Any, address: Any) -> Any:
+    """Has the processor fetch what lies at an address, if it can."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, number = ir.PointerType(ir.IntType(8)), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+        builder.call(prefetch, [builder.gep(arguments[0], [arguments[1]]), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.none(types.voidptr, types.int64), generate
+
+
 _load1, _store1 = _accesses(8)
 _load4, _store4 = _accesses(32)
 _load8, _store8 = _accesses(64)
 
 
+def _turning(size: int) -> Any:
+    """What copies as many items, of so many bytes, of as many rows as fill a cache line to the items' columns."""
+    lanes = LINE_BYTES // size
+    line = ir.VectorType(ir.IntType(8 * size), lanes)
+
+    @_intrinsic
+    def turn(context: Any, memory: Any, sources: Any, item: Any, target: Any, step: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            memory, sources, item, target, step = arguments
+            number = sources.type
+            lines = []
+            for lane in range(lanes):
+                place = builder.add(sources, number(8 * lane))
+                source = builder.load(_pointer(builder, memory, place, number), align=1)
+                place = builder.add(source, builder.mul(item, number(size)))
+                lines.append(builder.load(_pointer(builder, memory, place, line), align=1))
+            _exchange(builder, lines)
+            for lane in range(lanes):
+                place = builder.add(target, builder.mul(step, number(lane)))
+                stored = builder.store(lines[lane], _pointer(builder, memory, place, line), align=LINE_BYTES)
+                # Past the caches, which columns do not fit: the line need not be read before it is written.
+                stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+            return context.get_dummy_value()
+
+        return types.none(types.voidptr, types.int64, types.int64, types.int64, types.int64), generate
+
+    return turn
+
+
+def _exchange(builder: Any, lines: list[Any]) -> None:
+    """Turns a square of numbers in registers: its halves are exchanged, then their halves, and so on."""
+    lanes = len(lines)
+    index = ir.VectorType(ir.IntType(32), lanes)
+    distance = lanes // 2
+    while distance:
+        low = [n if n & distance == 0 else n - distance + lanes for n in range(lanes)]
+        high = [n + distance if n & distance == 0 else n + lanes for n in range(lanes)]
+        for one in [n for n in range(lanes) if n & distance == 0]:
+            pair = lines[one], lines[one + distance]
+            lines[one] = builder.shuffle_vector(*pair, ir.Constant(index, low))
+            lines[one + distance] = builder.shuffle_vector(*pair, ir.Constant(index, high))
+        distance //= 2
+
+
+_turn4 = _turning(4)
+_turn8 = _turning(8)
+
+
 @_part
 def _number(memory: Any, at: Any, end: Any) -> Any:
-    """A number and where it ends; -1 where there is none."""
-    if at >= end:
-        return 0, -1
-    byte = _load1(memory, at)
-    at += 1
-    encoded = byte & 0x7F
-    shift = 7
-    while byte >= 0x80:
-        if at >= end or shift > 63:
-            return 0, -1
+    """A number and where it ends; nowhere if there is none."""
+    encoded = shift = _ZERO
+    while True:
+        if at >= end:
+            return _ZERO, _NOWHERE
         byte = _load1(memory, at)
         at += 1
+        # The tenth byte has room for one bit.
         if shift == 63 and byte > 1:
-            return 0, -1
+            return _ZERO, _NOWHERE
         encoded |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return ((encoded >> 1) & 0x7FFFFFFFFFFFFFFF) ^ -(encoded & 1), at
         shift += 7
-    return ((encoded >> 1) & 0x7FFFFFFFFFFFFFFF) ^ -(encoded & 1), at
 
 
 @_part
@@ -146,265 +215,225 @@ def _is_utf8(memory: Any, at: Any, end: Any) -> bool:
 
 
 @_part
-def _text(memory: Any, kind: Any, at: Any, end: Any) -> Any:
-    """Where a string's or bytes' bytes begin and end; -1 where there is none."""
-    size, at = _number(memory, at, end)
-    if at < 0 or size < 0 or size > end - at:
-        return 0, -1
-    if kind == STRING and not _is_utf8(memory, at, at + size):
-        return 0, -1
-    return at, at + size
-
-
-@_part
-def _whole(memory: Any, kind: Any, at: Any, end: Any) -> Any:
-    """A number that is an int or a long, and where it ends; -1 where there is none."""
-    number, at = _number(memory, at, end)
-    if kind == INT and (number < _INT_MIN or number > _INT_MAX):
-        return 0, -1
-    return number, at
-
-
-@_part
-def _fixed(kind: Any) -> int:
-    """Bytes of an item that always takes as many; 0 of others."""
-    return 8 if kind == DOUBLE else 4 if kind == FLOAT else 1 if kind == BOOLEAN else 0
-
-
-@_part
-def _scalar(memory: Any, kind: Any, plan: Any, at: Any, end: Any, row: Any) -> Any:
-    """Reads a value into its column; where it ends, or -1."""
-    is_wanted = _load8(memory, plan + 8 * WIDTH) > 0
-    target = _load8(memory, plan + 8 * TARGET)
+def _value(memory: Any, kind: Any, at: Any, end: Any) -> Any:
+    """A value and where it ends; nowhere if there is none. Of floats it is their bits, of texts their place."""
     if kind == DOUBLE:
-        if end - at < 8:
-            return -1
-        if is_wanted:
-            _store8(memory, target + 8 * row, _load8(memory, at))
-        return at + 8
+        return (_load8(memory, at), at + 8) if end - at >= 8 else (_ZERO, _NOWHERE)
     if kind == FLOAT:
-        if end - at < 4:
-            return -1
-        if is_wanted:
-            _store4(memory, target + 4 * row, _load4(memory, at))
-        return at + 4
+        return (_load4(memory, at), at + 4) if end - at >= 4 else (_ZERO, _NOWHERE)
     if kind == BOOLEAN:
-        if at >= end or _load1(memory, at) > 1:
-            return -1
-        if is_wanted:
-            _store1(memory, target + row, _load1(memory, at))
-        return at + 1
+        return (_load1(memory, at), at + 1) if at < end and _load1(memory, at) <= 1 else (_ZERO, _NOWHERE)
+    number, at = _number(memory, at, end)
+    if kind == LONG:
+        return number, at
+    if kind == INT:
+        return (number, at) if _INT_MIN <= number <= _INT_MAX else (_ZERO, _NOWHERE)
+    if at < 0 or number < 0 or number > end - at:
+        return _ZERO, _NOWHERE
+    if kind == STRING and not _is_utf8(memory, at, at + number):
+        return _ZERO, _NOWHERE
+    return at, at + number
+
+
+@_part
+def _size(kind: Any) -> Any:
+    """Bytes of a value in its column, of a text those of its place."""
+    if kind == BOOLEAN:
+        return 1
+    return 4 if kind == INT or kind == FLOAT else 8  # noqa: SIM109  # numba makes a loop of a tuple
+
+
+@_part
+def _put(memory: Any, kind: Any, plan: Any, item: Any, row: Any, value: Any, end: Any) -> None:
+    """Writes a value into its column."""
+    column = _load8(memory, plan + 8 * TARGET) + _load8(memory, plan + 8 * STEP) * item
+    _store(memory, _size(kind), column + _size(kind) * row, value)
     if kind >= STRING:
-        begin, at = _text(memory, kind, at, end)
-        if at >= 0 and is_wanted:
-            _put_text(memory, plan, row, begin, at)
-        return at
-    number, at = _whole(memory, kind, at, end)
-    if at >= 0 and is_wanted:
-        if kind == INT:
-            _store4(memory, target + 4 * row, number)
-        else:
-            _store8(memory, target + 8 * row, number)
-    return at
+        sizes = _load8(memory, plan + 8 * SIZES) + (_load8(memory, plan + 8 * STEP) >> 1) * item
+        _store4(memory, sizes + 4 * row, end - value)
 
 
 @_part
-def _put_text(memory: Any, plan: Any, row: Any, begin: Any, end: Any) -> None:
-    _store8(memory, _load8(memory, plan + 8 * TEXT_PLACES) + 8 * row, begin)
-    _store4(memory, _load8(memory, plan + 8 * TEXT_SIZES) + 4 * row, end - begin)
+def _store(memory: Any, size: Any, address: Any, value: Any) -> None:
+    if size == 8:
+        _store8(memory, address, value)
+    elif size == 4:
+        _store4(memory, address, value)
+    else:
+        _store1(memory, address, value)
 
 
 @_part
-def _null(memory: Any, kind: Any, plan: Any, row: Any) -> None:
-    """Writes nothing, where there is null: under it stands 0."""
-    if _load8(memory, plan + 8 * IS_ARRAY) == 1:
-        _store4(memory, _load8(memory, plan + 8 * COUNTS) + 4 * row, -1)
-        if kind >= STRING:
-            _put_no_texts(memory, plan, row, 0)
-    elif _load8(memory, plan + 8 * WIDTH) > 0:
-        target = _load8(memory, plan + 8 * TARGET)
-        if kind >= STRING:
-            _put_text(memory, plan, row, 0, 0)
-        elif kind == BOOLEAN:
-            _store1(memory, target + row, 0)
-        elif kind in (INT, FLOAT):
-            _store4(memory, target + 4 * row, 0)
-        else:
-            _store8(memory, target + 8 * row, 0)
+def _put_nothing(memory: Any, kind: Any, plan: Any, item: Any, row: Any) -> None:
+    """Writes 0 or an empty text to the columns from `item`."""
+    while item < _load8(memory, plan + 8 * WIDTH):
+        _put(memory, kind, plan, item, row, _ZERO, _ZERO)
+        item += 1
 
 
 @_part
-def _put_no_texts(memory: Any, plan: Any, row: Any, first: Any) -> None:
-    """Empties the texts of a row from the item `first`."""
-    step = _load8(memory, plan + 8 * STEP)
-    sizes = _load8(memory, plan + 8 * TEXT_SIZES) + 4 * row
-    for item in range(first, _load8(memory, plan + 8 * WIDTH)):
-        _store4(memory, sizes + 4 * step * item, 0)
-
-
-@_part
-def _array(memory: Any, kind: Any, plan: Any, at: Any, end: Any, row: Any, lane: Any) -> Any:
-    """Passes over an array of one block, of which varying items are kept; where it ends, or -1."""
+def _array(memory: Any, kind: Any, plan: Any, at: Any, end: Any, row: Any) -> Any:
+    """Passes over an array of one block, writing its items unless they are floats; where it ends, or nowhere."""
     count, at = _number(memory, at, end)
-    if at < 0:
-        return -1
-    block_end = -1
+    block_end = _NOWHERE
     if count < 0:
         count = -count
         size, at = _number(memory, at, end)
         if at < 0 or count < 0 or size < 0 or size > end - at:
-            return -1
+            return _NOWHERE
         block_end = at + size
-    size = _fixed(kind)
-    # Each item takes a byte at least, so a count that claims more than there is costs nothing.
-    if count > (end - at) // max(size, 1):
-        return -1
+    is_float = FLOAT <= kind <= DOUBLE
+    least = _size(kind) if is_float else 1
+    # A count that claims more items than there are bytes costs nothing.
+    if at < 0 or count > (end - at) // least:
+        return _NOWHERE
     _store4(memory, _load8(memory, plan + 8 * COUNTS) + 4 * row, count)
     _store8(memory, _load8(memory, plan + 8 * PLACES) + 8 * row, at)
-    if kind in (FLOAT, DOUBLE):
-        at += count * size
-    elif kind == BOOLEAN:
-        at = _booleans(memory, count, at)
-    elif kind >= STRING:
-        at = _texts(memory, kind, plan, count, at, end, row)
+    if is_float:
+        at += count * least
     else:
-        at = _wholes(memory, kind, plan, count, at, end, lane)
+        at = _items(memory, kind, plan, count, at, end, row)
     if count == 0 or at < 0:
         return at
     if (block_end >= 0 and at != block_end) or at >= end or _load1(memory, at) != 0:
-        return -1
+        return _NOWHERE
     return at + 1
 
 
 @_part
-def _booleans(memory: Any, count: Any, at: Any) -> Any:
-    for item in range(count):
-        if _load1(memory, at + item) > 1:
-            return -1
-    return at + count
-
-
-@_part
-def _texts(memory: Any, kind: Any, plan: Any, count: Any, at: Any, end: Any, row: Any) -> Any:
+def _items(memory: Any, kind: Any, plan: Any, count: Any, at: Any, end: Any, row: Any) -> Any:
     width = _load8(memory, plan + 8 * WIDTH)
-    step = _load8(memory, plan + 8 * STEP)
-    places = _load8(memory, plan + 8 * TEXT_PLACES) + 8 * row
-    sizes = _load8(memory, plan + 8 * TEXT_SIZES) + 4 * row
-    for item in range(count):
-        begin, at = _text(memory, kind, at, end)
+    item = _ZERO
+    while item < count:
+        value, at = _value(memory, kind, at, end)
         if at < 0:
-            return -1
+            return _NOWHERE
         if item < width:
-            _store8(memory, places + 8 * step * item, begin)
-            _store4(memory, sizes + 4 * step * item, at - begin)
-    _put_no_texts(memory, plan, row, count)
+            _put(memory, kind, plan, item, row, value, at)
+        item += 1
+    _put_nothing(memory, kind, plan, item, row)
     return at
 
 
 @_part
-def _wholes(memory: Any, kind: Any, plan: Any, count: Any, at: Any, end: Any, lane: Any) -> Any:
-    width = _load8(memory, plan + 8 * WIDTH)
-    size = 4 if kind == INT else 8
-    scratch = _load8(memory, plan + 8 * SCRATCH) + lane * width * size
-    for item in range(count):
-        number, at = _whole(memory, kind, at, end)
-        if at < 0:
-            return -1
-        if item < width:
-            if kind == INT:
-                _store4(memory, scratch + 4 * item, number)
-            else:
-                _store8(memory, scratch + 8 * item, number)
-    return at
-
-
-@_part
-def _message(memory: Any, plan: Any, plan_end: Any, at: Any, end: Any, row: Any, lane: Any) -> bool:
-    """Makes a row of a body, all but its arrays of numbers; whether it is exactly one message."""
+def _message(memory: Any, plan: Any, plan_end: Any, at: Any, end: Any, row: Any) -> bool:
+    """Makes a row of a body, all but its arrays of floats; whether it is exactly one message."""
     while plan < plan_end:
         kind = _load8(memory, plan + 8 * KIND)
+        is_array = _load8(memory, plan + 8 * IS_ARRAY)
         null = _load8(memory, plan + 8 * NULL)
-        is_null = False
+        branch = _NOWHERE if null >= 0 else _ZERO
         if null != NOT_NULLABLE:
             branch, at = _number(memory, at, end)
             if at < 0 or branch < 0 or branch > 1:
                 return False
-            is_null = branch == null
             validity = _load8(memory, plan + 8 * VALIDITY)
             if validity != 0:
-                _store1(memory, validity + row, 0 if is_null else 1)
-        if is_null:
-            _null(memory, kind, plan, row)
-        elif _load8(memory, plan + 8 * IS_ARRAY) == 1:
-            at = _array(memory, kind, plan, at, end, row, lane)
+                _store1(memory, validity + row, branch ^ null)
+        if branch == null:
+            if is_array == 1:
+                _store4(memory, _load8(memory, plan + 8 * COUNTS) + 4 * row, _NOWHERE)
+            _put_nothing(memory, kind, plan, _ZERO, row)
+        elif is_array == 1:
+            at = _array(memory, kind, plan, at, end, row)
         else:
-            at = _scalar(memory, kind, plan, at, end, row)
+            value, at = _value(memory, kind, at, end)
+            if at >= 0 and _load8(memory, plan + 8 * WIDTH) > 0:
+                _put(memory, kind, plan, _ZERO, row, value, at)
         if at < 0:
             return False
         plan += 8 * PLAN_COLUMNS
     return bool(at == end)
 
 
-def _transposition(size: int, load: Any, store: Any) -> Any:
-    """What copies the items, of so many bytes, of some rows' arrays to their columns."""
-
-    @_part
-    def transpose(memory: Any, width: Any, step: Any, target: Any, lanes: Any, sources: Any, counts: Any) -> None:
-        least = width
-        for lane in range(lanes):
-            least = min(least, _load4(memory, counts + 4 * lane) << 32 >> 32)
-        if lanes == TILE_ROWS and least == width:
-            for item in range(width):
-                for lane in range(TILE_ROWS):
-                    store(memory, target + lane * size, load(memory, _load8(memory, sources + 8 * lane) + item * size))
-                target += step
-            return
-        for item in range(width):
-            for lane in range(lanes):
-                is_there = item < _load4(memory, counts + 4 * lane) << 32 >> 32
-                store(
-                    memory,
-                    target + lane * size,
-                    load(memory, _load8(memory, sources + 8 * lane) + item * size) if is_there else 0,
-                )
-            target += step
-
-    return transpose
-
-
-_transpose1 = _transposition(1, _load1, _store1)
-_transpose4 = _transposition(4, _load4, _store4)
-_transpose8 = _transposition(8, _load8, _store8)
+@_part
+def _fetch(memory: Any, address: Any, size: Any) -> None:
+    at = _load8(memory, address)
+    end = at + min(_load8(memory, size), _AHEAD_BYTES)
+    while at < end:
+        _prefetch(memory, at)
+        at += LINE_BYTES
 
 
 @_part
-def _tile(memory: Any, plan: Any, plan_end: Any, first: Any, end: Any, sources: Any) -> None:
-    """Copies the arrays of some rows to their columns."""
+def _tile(memory: Any, plan: Any, plan_end: Any, first: Any, end: Any) -> None:
+    """Copies the arrays of floats of some rows to their columns."""
     while plan < plan_end:
         kind = _load8(memory, plan + 8 * KIND)
         width = _load8(memory, plan + 8 * WIDTH)
-        if _load8(memory, plan + 8 * IS_ARRAY) == 1 and width > 0 and kind < STRING:
-            size = 1 if kind == BOOLEAN else 4 if kind in (INT, FLOAT) else 8
-            places = _load8(memory, plan + 8 * PLACES) + 8 * first
-            if kind in (INT, LONG):
-                scratch = _load8(memory, plan + 8 * SCRATCH)
-                places = sources
-                for lane in range(end - first):
-                    _store8(memory, sources + 8 * lane, scratch + lane * width * size)
-            step = _load8(memory, plan + 8 * STEP)
-            target = _load8(memory, plan + 8 * TARGET) + first * size
-            counts = _load8(memory, plan + 8 * COUNTS) + 4 * first
-            if size == 4:
-                _transpose4(memory, width, step, target, end - first, places, counts)
-            elif size == 8:
-                _transpose8(memory, width, step, target, end - first, places, counts)
+        if _load8(memory, plan + 8 * IS_ARRAY) == 1 and width > 0 and FLOAT <= kind <= DOUBLE:
+            least = width if end - first == TILE_ROWS else _NOWHERE
+            for row in range(first, end):
+                least = min(least, _count(memory, plan, row))
+            if least == width and width * _size(kind) >= LINE_BYTES:
+                _turn(memory, kind, plan, width, first)
             else:
-                _transpose1(memory, width, step, target, end - first, places, counts)
+                for row in range(first, end):
+                    _copy(memory, kind, plan, row)
         plan += 8 * PLAN_COLUMNS
 
 
+@_part
+def _count(memory: Any, plan: Any, row: Any) -> Any:
+    return _load4(memory, _load8(memory, plan + 8 * COUNTS) + 4 * row) << 32 >> 32
+
+
+@_part
+def _turn(memory: Any, kind: Any, plan: Any, width: Any, first: Any) -> None:
+    """Copies arrays that are long enough, of a whole tile."""
+    items = LINE_BYTES // _size(kind)
+    step = _load8(memory, plan + 8 * STEP)
+    sources = _load8(memory, plan + 8 * PLACES) + 8 * first
+    column = _load8(memory, plan + 8 * TARGET) + _size(kind) * first
+    item = _ZERO
+    while item < width:
+        # The last block overlaps the one before.
+        item = min(item, width - items)
+        target = column + step * item
+        if kind == FLOAT:
+            _turn4(memory, sources, item, target, step)
+        else:
+            _turn8(memory, sources, item, target, step)
+            _turn8(memory, sources + 8 * items, item, target + LINE_BYTES, step)
+        item += items
+
+
+@_part
+def _copy(memory: Any, kind: Any, plan: Any, row: Any) -> None:
+    """Copies an array item by item; what it lacks is 0."""
+    count = min(_count(memory, plan, row), _load8(memory, plan + 8 * WIDTH))
+    at = _load8(memory, _load8(memory, plan + 8 * PLACES) + 8 * row)
+    item = _ZERO
+    while item < count:
+        value, at = _value(memory, kind, at, _FAR)
+        _put(memory, kind, plan, item, row, value, at)
+        item += 1
+    _put_nothing(memory, kind, plan, item, row)
+
+
 @_jit
-def decode_rows(plan: Any, fields: Any, addresses: Any, sizes: Any, bodies: Any, good: Any) -> int:
+def locate_bytes(items: Any, count: Any, kind: Any, start: Any, addresses: Any, sizes: Any) -> Any:
+    """Finds where the bytes of `bytes` objects lie, all but the first `start`; how many were found before another kind.
+
+    Args:
+        items: the address of the objects' addresses.
+        kind: the address of the type.
+        addresses, sizes: the addresses that take what is found.
+    """
+    memory = _memory()
+    for item in range(count):
+        if item + _AHEAD < count:
+            _prefetch(memory, _load8(memory, items + 8 * (item + _AHEAD)))
+        head = _load8(memory, items + 8 * item)
+        if _load8(memory, head + 8) != kind:
+            return item
+        _store8(memory, addresses + 8 * item, head + 32 + start)
+        _store8(memory, sizes + 8 * item, _load8(memory, head + 16) - start)
+    return count
+
+
+@_jit
+def decode_rows(plan: Any, fields: Any, addresses: Any, sizes: Any, bodies: Any, good: Any) -> Any:
     """Makes rows of the bodies that are messages; how many there are.
 
     Args:
@@ -414,66 +443,63 @@ def decode_rows(plan: Any, fields: Any, addresses: Any, sizes: Any, bodies: Any,
     """
     memory = _memory()
     plan_end = plan + 8 * PLAN_COLUMNS * fields
-    sources = np.empty(TILE_ROWS, np.int64)
-    sources_at = np.int64(sources.ctypes.data)
-    row = first = 0
-    for body in range(bodies):
+    row = first = body = _ZERO
+    while body < bodies:
+        if body + _AHEAD < bodies:
+            _fetch(memory, addresses + 8 * (body + _AHEAD), sizes + 8 * (body + _AHEAD))
         at = _load8(memory, addresses + 8 * body)
-        if not _message(memory, plan, plan_end, at, at + _load8(memory, sizes + 8 * body), row, row - first):
-            continue
-        _store8(memory, good + 8 * row, body)
-        row += 1
-        if row - first == TILE_ROWS:
-            _tile(memory, plan, plan_end, first, row, sources_at)
+        if _message(memory, plan, plan_end, at, at + _load8(memory, sizes + 8 * body), row):
+            _store8(memory, good + 8 * row, body)
+            row += 1
+        body += 1
+        if row - first == TILE_ROWS or (body == bodies and row > first):
+            _tile(memory, plan, plan_end, first, row)
             first = row
-    if first < row:
-        _tile(memory, plan, plan_end, first, row, sources_at)
-    return row + 0 * sources.size
+    return row
+
+
+@_jit
+def copy_items(kind: Any, counts: Any, places: Any, rows: Any, items: Any, sizes: Any) -> None:
+    """Joins the items of lists that `decode_rows` has passed over and checked.
+
+    Args:
+        counts, places: addresses of one array field's.
+        items: the address that takes the items, of texts their places, and `sizes` their sizes.
+    """
+    memory = _memory()
+    size = _size(kind)
+    for row in range(rows):
+        at = _load8(memory, places + 8 * row)
+        for _ in range(_load4(memory, counts + 4 * row) << 32 >> 32):
+            value, at = _value(memory, kind, at, _FAR)
+            _store(memory, size, items, value)
+            if kind >= STRING:
+                _store4(memory, sizes, at - value)
+                sizes += 4
+            items += size
 
 
 @_jit
 def copy_texts(places: Any, sizes: Any, texts: Any, offsets: Any, data: Any) -> None:
     """Joins texts: `offsets` takes where each begins in `data`, and the end. All are addresses."""
     memory = _memory()
-    total = 0
+    total = _ZERO
     for text in range(texts):
         _store4(memory, offsets + 4 * text, total)
         source = _load8(memory, places + 8 * text)
-        size = _load4(memory, sizes + 4 * text)
-        for byte in range(size):
-            _store1(memory, data + total + byte, _load1(memory, source + byte))
-        total += size
+        for byte in range(_load4(memory, sizes + 4 * text)):
+            _store1(memory, data + total, _load1(memory, source + byte))
+            total += 1
     _store4(memory, offsets + 4 * texts, total)
 
 
-@_jit
-def copy_items(kind: Any, counts: Any, places: Any, rows: Any, items: Any, text_sizes: Any) -> None:
-    """Joins the items of lists that `decode_rows` has passed over.
+def _signature(arguments: int, result: Any = types.int64) -> Any:
+    return result(*[types.int64] * arguments)
 
-    Args:
-        counts, places: addresses of one array field's.
-        items: the address that takes the items, of texts their places; `text_sizes` takes their sizes.
-    """
-    memory = _memory()
-    size = _fixed(kind)
-    item = 0
-    for row in range(rows):
-        at = _load8(memory, places + 8 * row)
-        count = max(0, _load4(memory, counts + 4 * row) << 32 >> 32)
-        if size > 0:
-            for byte in range(count * size):
-                _store1(memory, items + item * size + byte, _load1(memory, at + byte))
-            item += count
-            continue
-        for _ in range(count):
-            # That it ends has been checked.
-            number, at = _number(memory, at, at + 10)
-            if kind >= STRING:
-                _store8(memory, items + 8 * item, at)
-                _store4(memory, text_sizes + 4 * item, number)
-                at += number
-            elif kind == INT:
-                _store4(memory, items + 4 * item, number)
-            else:
-                _store8(memory, items + 8 * item, number)
-            item += 1
+
+ENTRIES: Mapping[Any, Any] = {
+    decode_rows: _signature(6),
+    locate_bytes: _signature(6),
+    copy_items: _signature(6, types.none),
+    copy_texts: _signature(5, types.none),
+}

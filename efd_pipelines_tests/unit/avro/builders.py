@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fastavro
+import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
@@ -116,3 +117,34 @@ def topics(draw: st.DrawFn, kinds: st.SearchStrategy[Any] | None = None) -> tupl
     schema = a_schema(*fields)
     record = st.fixed_dictionaries({f"f{place}": values_of(kind) for place, kind in enumerate(chosen)})
     return schema, draw(st.lists(record, max_size=12))
+
+
+SPECIAL: Mapping[str, Sequence[Any]] = {
+    "float": [float("nan"), float("inf"), -float("inf"), -0.0, 0.0, float(np.finfo(np.float32).max), 1e-45],
+    "double": [float("nan"), float("inf"), -float("inf"), -0.0, 0.0, 1.7976931348623157e308, 5e-324],
+    "int": [-(2**31), 2**31 - 1, 0, -1],
+    "long": [-(2**63), 2**63 - 1, 0, -1],
+    "boolean": [True, False],
+    "string": ["", "µm · 漢字", "x" * 300],
+    "bytes": [b"", b"\xff\x00", bytes(300)],
+}
+
+
+def random_message(schema: TopicSchema, random: np.random.Generator) -> dict[str, Any]:
+    """Values at the edges of their types and in between; arrays from empty to one item more than declared."""
+    message: dict[str, Any] = {}
+    for field in schema.fields:
+        length = int(random.integers(0, (field.length or 0) + 2)) if field.array else 1
+        values = _random_values(field.type, length, random)
+        null = field.nullable and random.random() < 0.3
+        message[field.name] = None if null else values if field.array else values[0]
+    return message
+
+
+def _random_values(kind: str, count: int, random: np.random.Generator) -> list[Any]:
+    special = SPECIAL[kind]
+    values = [special[pick] for pick in random.integers(0, len(special), count).tolist()]
+    if kind in {"float", "double", "int", "long"}:
+        numbers = random.normal(scale=1e6, size=count).astype({"float": "f4", "double": "f8"}.get(kind, "i4")).tolist()
+        values = [one if random.random() < 0.5 else other for one, other in zip(values, numbers, strict=True)]
+    return values

@@ -22,7 +22,15 @@ from efd_pipelines.avro.messages import SingleMessages
 from efd_pipelines.simulator.sal import load_topics
 from efd_pipelines.topics.layout import Column, Layout, plan_layout
 from efd_pipelines.topics.schemas import TopicSchema, parse_schema
-from efd_pipelines_tests.unit.avro.builders import a_schema, array_of, bodies_of, field_types, messages_of, topics
+from efd_pipelines_tests.unit.avro.builders import (
+    a_schema,
+    array_of,
+    bodies_of,
+    field_types,
+    messages_of,
+    random_message,
+    topics,
+)
 
 DECODERS = {"fast, then thorough": (Compiled(), SingleMessages()), "thorough": (SingleMessages(),)}
 PAIR = a_schema(("x", "double"), ("n", "int"))
@@ -317,22 +325,3 @@ def test_sal_topics_come_back_bit_for_bit(shared: Path) -> None:
         assert decoded.dead == [], topic.name
         assert bodies_of(schema, messages_of(decoded.table, schema, layout)) == bodies, topic.name
         assert Compiled().covers(schema), f"{topic.name} is left to the slow decoder"
-
-
-def random_message(schema: TopicSchema, random: np.random.Generator) -> dict[str, Any]:
-    special: dict[str, list[Any]] = {
-        "float": [float("nan"), float("inf"), -float("inf"), -0.0, 0.0, float(np.finfo(np.float32).max), 1e-45],
-        "double": [float("nan"), float("inf"), -float("inf"), -0.0, 0.0, 1.7976931348623157e308, 5e-324],
-        "int": [-(2**31), 2**31 - 1, 0, -1],
-        "long": [-(2**63), 2**63 - 1, 0, -1],
-        "boolean": [True, False],
-        "string": ["", "µm · 漢字", "x" * 300],
-    }
-    message: dict[str, Any] = {}
-    for field in schema.fields:
-        choices = special[field.type]
-        length = int(random.integers(0, (field.length or 0) + 2)) if field.array else 1
-        values = [choices[int(pick)] for pick in random.integers(0, len(choices), length)]
-        null = field.nullable and random.random() < 0.3
-        message[field.name] = None if null else values if field.array else values[0]
-    return message
