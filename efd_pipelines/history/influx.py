@@ -40,7 +40,9 @@ VALUES_OF_A_PIECE = 1_000_000
 _SHORTEST_US = 100_000
 _SAMPLE_US = 3_600_000_000
 _GROWTH = 8
+_MOST_VALUES = 8 * VALUES_OF_A_PIECE
 _ROWS_OF_A_CHUNK = 5_000
+_VALUES_OF_A_CHUNK = 100_000
 _ATTEMPTS = 9
 _LONGEST_WAIT_S = 60.0
 _BUSY = {429, 500, 502, 503, 504}
@@ -177,7 +179,7 @@ class InfluxHistory:
         types = self.types(dataset)
         names: Sequence[str] = ()
         parts: list[pa.Table] = []
-        for columns, rows in self._chunks(_select(dataset, interval)):
+        for columns, rows in self._chunks(_select(dataset, interval), max(1, _VALUES_OF_A_CHUNK // max(1, len(types)))):
             names = columns
             parts.append(_table(names, rows, types))
         return pa.concat_tables(parts) if parts else pa.table({"time": pa.array([], TIME)})
@@ -203,7 +205,9 @@ class InfluxHistory:
         except _TooMuch as error:
             raise HistoryUnavailable(f"{self._url} does not answer {query!r}: {error}") from error
 
-    def _chunks(self, query: str) -> list[tuple[Sequence[str], list[Sequence[Any]]]]:
+    def _chunks(
+        self, query: str, rows_of_a_chunk: int = _ROWS_OF_A_CHUNK
+    ) -> list[tuple[Sequence[str], list[Sequence[Any]]]]:
         """Columns and rows of a whole answer; asked again, ever later, while the server has enough to do.
 
         Raises:
@@ -218,7 +222,7 @@ class InfluxHistory:
             with self._turn:
                 self._pace.wait()
                 try:
-                    chunks = self._ask(query)
+                    chunks = self._ask(query, rows_of_a_chunk)
                 except _Busy as error:
                     reason = str(error)
                     _log.info("%s: %s", self._url, reason)
@@ -227,9 +231,10 @@ class InfluxHistory:
                 return chunks
         raise HistoryUnavailable(f"{self._url} did not answer in {_ATTEMPTS} attempts: {reason}")
 
-    def _ask(self, query: str) -> list[tuple[Sequence[str], list[Sequence[Any]]]]:
-        form = {"db": self._database, "q": query, "epoch": "ns", "chunked": "true", "chunk_size": str(_ROWS_OF_A_CHUNK)}
+    def _ask(self, query: str, rows_of_a_chunk: int) -> list[tuple[Sequence[str], list[Sequence[Any]]]]:
+        form = {"db": self._database, "q": query, "epoch": "ns", "chunked": "true", "chunk_size": str(rows_of_a_chunk)}
         found = []
+        values = 0
         is_whole = False
         try:
             with self._client.stream("POST", f"{self._url}/query", data=form) as response:
@@ -237,6 +242,9 @@ class InfluxHistory:
                 for line in _lines(response):
                     series, is_whole = _read(line)
                     found += series
+                    values += sum(len(columns) * len(rows) for columns, rows in series)
+                    if values > _MOST_VALUES:
+                        raise _TooMuch(f"more than {_MOST_VALUES:,} values")
         except httpx.TimeoutException as error:
             raise _TooMuch(f"no answer within {self._client.timeout.read:g} s") from error
         except httpx.HTTPError as error:
@@ -287,11 +295,16 @@ def _error_text(body: bytes) -> str:
 
 def _lines(response: httpx.Response) -> Iterator[bytes]:
     """Lines that end in a line feed, and only there: texts may hold what Unicode calls a line's end, too."""
-    rest = b""
+    waiting: list[bytes] = []
     for block in response.iter_bytes():
-        *lines, rest = (rest + block).split(b"\n")
-        yield from (line for line in lines if line.strip())
-    if rest.strip():
+        first, *others = block.split(b"\n")
+        waiting.append(first)
+        for other in others:
+            # Joined once: a line may have megabytes, and comes in thousands of blocks.
+            line, waiting = b"".join(waiting), [other]
+            if line.strip():
+                yield line
+    if (rest := b"".join(waiting)).strip():
         yield rest
 
 

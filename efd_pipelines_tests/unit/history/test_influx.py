@@ -17,6 +17,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from efd_pipelines.errors import SettingsError
 from efd_pipelines.history import influx as influx_module
@@ -283,3 +285,22 @@ def test_values_keep_their_kind(values: list[Any], types: str, expected: list[An
 def test_a_minus_zero_is_kept() -> None:
     (series, _) = influx_module._read(b'{"results":[{"series":[{"columns":["f"],"values":[[-0],[1],[-1]]}]}]}')
     assert list(map(repr, series[0][1])) == ["[-0.0]", "[1]", "[-1]"]
+
+
+def test_an_answer_that_is_larger_than_expected_is_not_held_but_asked_for_in_parts(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(influx_module, "_MOST_VALUES", 1000)
+    assert numbers(history(server)) == EXPECTED
+
+
+@given(st.lists(st.binary(max_size=6)), st.integers(1, 4))
+def test_lines_end_where_line_feeds_are_whatever_the_blocks(lines: list[bytes], size: int) -> None:
+    text = b"\n".join(line.replace(b"\n", b"\x85") for line in lines)
+
+    class Response:
+        def iter_bytes(self) -> Iterator[bytes]:
+            yield from (text[n : n + size] for n in range(0, len(text), size))
+
+    found = list(influx_module._lines(Response()))  # type: ignore[arg-type]
+    assert found == [line for line in text.split(b"\n") if line.strip()]
