@@ -18,6 +18,15 @@ from numpy.typing import NDArray
 from efd_pipelines.topics.layout import Layout
 from efd_pipelines.topics.schemas import TopicSchema
 
+# A flat array may grow to so many columns. A message that asks for more is refused: it would make a table, for all of
+# its rows, that nobody can read.
+LONGEST_FLAT = 10_000
+
+
+def most_items(layout: Layout, width: int) -> int:
+    """How many items an array may have for which the layout has `width` columns."""
+    return 2**62 if layout.arrays == "list" else max(width, LONGEST_FLAT)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attempt:

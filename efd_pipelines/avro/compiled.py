@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from efd_pipelines.avro.attempts import Attempt
+from efd_pipelines.avro.attempts import Attempt, most_items
 from efd_pipelines.avro.bodies import Bodies, Located
 from efd_pipelines.avro.columns import widened
 from efd_pipelines.avro.plans import ARROW, BOOLEAN, SIZES, Output, Plan, Totals, plan_of, wire_fields
@@ -83,15 +83,16 @@ class _Memory:
         self.text_sizes = np.empty((totals.columns[0], bodies), np.int32)
         self.good = np.empty(bodies, np.int64)
 
-    def plan(self, outputs: Sequence[Output], kernel: ModuleType) -> NDArray[np.int64]:
-        """The outputs as the kernel reads them."""
-        plan = np.zeros((len(outputs), kernel.PLAN_COLUMNS), np.int64)
-        for row, output in zip(plan, outputs, strict=True):
+    def plan(self, plan: Plan, kernel: ModuleType) -> NDArray[np.int64]:
+        """The plan's outputs as the kernel reads them."""
+        numbers = np.zeros((len(plan.outputs), kernel.PLAN_COLUMNS), np.int64)
+        for row, output in zip(numbers, plan.outputs, strict=True):
             size = output.field.size
             row[kernel.KIND] = output.field.kind
             row[kernel.IS_ARRAY] = output.field.is_array
             row[kernel.NULL] = output.field.null
             row[kernel.WIDTH] = output.width
+            row[kernel.MOST] = most_items(plan.layout, output.width)
             if size:
                 row[kernel.TARGET] = self.address(size, output.first)
                 row[kernel.STEP] = self.stride[size] * size
@@ -104,7 +105,7 @@ class _Memory:
             if output.array >= 0:
                 row[kernel.COUNTS] = _address(self.counts, output.array)
                 row[kernel.PLACES] = _address(self.places, output.array)
-        return plan
+        return numbers
 
     def address(self, size: int, column: int) -> int:
         if size == 1:
@@ -121,7 +122,7 @@ class _Rows:
         self.held = located
         self.memory = _Memory(plan.totals, end - first)
         self.kernel = _kernel()
-        numbers = self.memory.plan(plan.outputs, self.kernel)
+        numbers = self.memory.plan(plan, self.kernel)
         self.rows: int = self.kernel.decode_rows(
             numbers.ctypes.data,
             len(numbers),

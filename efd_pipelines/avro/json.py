@@ -1,8 +1,8 @@
 """JSON: values that are JSON objects → rows, for topics whose value format is `json`.
 
 There is no schema to go by, so one is inferred from the values themselves: numbers that are all whole become
-`long`, other numbers `double`, lists of one kind arrays, anything nested or mixed JSON text. Nothing is rounded:
-a whole number that a double cannot hold makes its field text. Every field may be missing, so all are nullable.
+`long`, other numbers `double`, lists of one kind arrays, anything nested, mixed or very long JSON text. Nothing is
+rounded: a whole number that a double cannot hold makes its field text. Every field may be missing, so all are nullable.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from efd_pipelines.avro.attempts import LONGEST_FLAT
 from efd_pipelines.avro.columns import Flattening
 from efd_pipelines.avro.frames import TOMBSTONE
 from efd_pipelines.avro.messages import field_array
@@ -103,8 +104,10 @@ def _field(name: str, values: Sequence[Any]) -> Field:
     if all(isinstance(value, list) for value in values):
         items = [item for value in values for item in value]
         kind = _kind(items) if items else "double"
-        if kind != "json":
-            return Field(name, kind, array=True, length=max(map(len, values)), nullable=True)
+        longest = max(map(len, values))
+        if kind != "json" and longest <= LONGEST_FLAT:
+            return Field(name, kind, array=True, length=longest, nullable=True)
+        return Field(name, "json", nullable=True)
     return Field(name, _kind(values), nullable=True)
 
 

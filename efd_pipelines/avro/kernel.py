@@ -33,10 +33,10 @@ LINE_BYTES = 64
 _AHEAD, _AHEAD_BYTES = 8, 16384
 
 # A plan's columns, a row for each field. TARGET is the address of the field's first column, STEP the bytes from one
-# column to the next, WIDTH how many there are. Of texts, these take the places, and SIZES, half as far apart, their
-# sizes. VALIDITY, COUNTS and PLACES are addresses of rows; the first may be 0.
-KIND, IS_ARRAY, NULL, WIDTH, TARGET, STEP, SIZES, VALIDITY, COUNTS, PLACES = range(10)
-PLAN_COLUMNS = 10
+# column to the next, WIDTH how many there are, MOST how many items an array may have. Of texts, these take the places,
+# and SIZES, half as far apart, their sizes. VALIDITY, COUNTS and PLACES are addresses of rows; the first may be 0.
+KIND, IS_ARRAY, NULL, WIDTH, MOST, TARGET, STEP, SIZES, VALIDITY, COUNTS, PLACES = range(11)
+PLAN_COLUMNS = 11
 # KIND: the wire type.
 BOOLEAN, INT, LONG, FLOAT, DOUBLE, STRING, BYTES = range(7)
 # NULL: the branch of the union that is null.
@@ -285,7 +285,7 @@ def _array(memory: Any, kind: Any, plan: Any, at: Any, end: Any, row: Any) -> An
     is_float = FLOAT <= kind <= DOUBLE
     least = _size(kind) if is_float else 1
     # A count that claims more items than there are bytes costs nothing.
-    if at < 0 or count > (end - at) // least:
+    if at < 0 or count > (end - at) // least or count > _load8(memory, plan + 8 * MOST):
         return _NOWHERE
     _store4(memory, _load8(memory, plan + 8 * COUNTS) + 4 * row, count)
     _store8(memory, _load8(memory, plan + 8 * PLACES) + 8 * row, at)

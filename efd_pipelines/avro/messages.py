@@ -19,7 +19,7 @@ import fastavro
 import numpy as np
 import pyarrow as pa
 
-from efd_pipelines.avro.attempts import Attempt
+from efd_pipelines.avro.attempts import Attempt, most_items
 from efd_pipelines.avro.columns import Flattening
 from efd_pipelines.avro.grammar import Grammar, Ungrammatical, grammar
 from efd_pipelines.errors import SchemaError
@@ -61,7 +61,8 @@ class SingleMessages:
         refused: dict[int, str] = {}
         good: list[int] = []
         tables = []
-        for indices, messages in _read(bodies, compiled, refused):
+        most = _most(schema, layout)
+        for indices, messages in _read(bodies, compiled, most, refused):
             tables.append(flattening.table(_fields(messages, schema), len(messages)))
             good += indices
         table = pa.concat_tables(tables) if tables else flattening.schema.empty_table()
@@ -78,17 +79,19 @@ def _compiled(text: str, ints: tuple[str, ...]) -> _Compiled:
 
 
 def _read(
-    bodies: Sequence[bytes], compiled: _Compiled, refused: dict[int, str]
+    bodies: Sequence[bytes], compiled: _Compiled, most: Mapping[str, int], refused: dict[int, str]
 ) -> Iterator[tuple[list[int], list[Mapping[str, Any]]]]:
     """Messages with their indices, some thousands at a time, so that Python objects of few are alive at once."""
     indices: list[int] = []
     messages: list[Mapping[str, Any]] = []
     for index, body in enumerate(bodies):
         try:
-            messages.append(_message(body, compiled, explain=len(refused) < _EXPLAINED))
+            message = _message(body, compiled, explain=len(refused) < _EXPLAINED)
+            _check_lengths(message, most)
         except Ungrammatical as error:
             refused[index] = str(error)
             continue
+        messages.append(message)
         indices.append(index)
         if len(messages) == _ROWS:
             yield indices, messages
@@ -115,6 +118,21 @@ def _message(body: bytes, compiled: _Compiled, *, explain: bool) -> Mapping[str,
     if not agrees or not all(_fits_int(message[name]) for name in compiled.ints):
         compiled.grammar.check(body)
     return message
+
+
+def _most(schema: TopicSchema, layout: Layout) -> dict[str, int]:
+    """How many items each array may have."""
+    widths = {field.name: 0 for field in schema.fields if field.array}
+    for column in layout.columns:
+        if column.field in widths and column.element is not None:
+            widths[column.field] = max(widths[column.field], column.element + 1)
+    return {name: most_items(layout, width) for name, width in widths.items()}
+
+
+def _check_lengths(message: Mapping[str, Any], most: Mapping[str, int]) -> None:
+    for name, items in most.items():
+        if len(message[name] or ()) > items:
+            raise Ungrammatical(f"{name}: {len(message[name])} items, where {items} columns are the most")
 
 
 def _fits_int(value: Any) -> bool:

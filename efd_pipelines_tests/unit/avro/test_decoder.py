@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from efd_pipelines.avro.attempts import LONGEST_FLAT
 from efd_pipelines.avro.compiled import Compiled
 from efd_pipelines.avro.decoder import Decoded, decode
 from efd_pipelines.avro.grammar import Ungrammatical, grammar
@@ -208,6 +209,21 @@ def test_a_shorter_array_ends_in_null_and_a_longer_one_is_said(decoders: Any) ->
         {"a0": 1.0, "a1": None, "a2": None, "b0": True},
         {"a0": 1.0, "a1": 2.0, "a2": 3.0, "b0": None},
     ]
+
+
+@each_decoder
+@pytest.mark.parametrize("kind", ["boolean", "long", "float", "string"])
+def test_an_array_that_would_take_too_many_columns_is_dead_and_in_a_list_is_not(decoders: Any, kind: str) -> None:
+    schema = a_schema(("n", "int"), ("a", array_of(kind)))
+    value: Any = {"boolean": True, "string": "x"}.get(kind, 3)
+    bodies = bodies_of(schema, [{"n": 1, "a": [value] * length} for length in (1, LONGEST_FLAT + 1, LONGEST_FLAT)])
+    decoded = decode(bodies, schema, plan_layout(schema, arrays="flat"), decoders=decoders)
+    assert [index for index, _ in decoded.dead] == [1]
+    assert decoded.dead[0][1] == "a: 10001 items, where 10000 columns are the most"
+    assert decoded.lengths == {"a": LONGEST_FLAT}
+    listed = decode(bodies, schema, plan_layout(schema, arrays="list"), decoders=decoders)
+    assert listed.dead == []
+    assert [len(items) for items in listed.table["a"].to_pylist()] == [1, LONGEST_FLAT + 1, LONGEST_FLAT]
 
 
 def test_an_array_without_a_declared_length_is_found() -> None:

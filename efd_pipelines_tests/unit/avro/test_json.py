@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from efd_pipelines.avro.attempts import LONGEST_FLAT
 from efd_pipelines.avro.frames import TOMBSTONE
 from efd_pipelines.avro.json import read_json
 from efd_pipelines.topics.layout import plan_layout
@@ -59,6 +60,11 @@ def test_whole_numbers_are_long_and_mixed_ones_double() -> None:
 def test_a_number_that_a_double_cannot_hold_is_kept_as_text() -> None:
     assert rows_of({"a": 2**53 + 1}, {"a": 0.5}) == [{"a": "9007199254740993"}, {"a": "0.5"}]
     assert rows_of({"a": 2**64}) == [{"a": "18446744073709551616"}]
+
+
+def test_a_list_that_would_take_too_many_columns_is_kept_as_text() -> None:
+    values = list(range(LONGEST_FLAT + 1))
+    assert rows_of({"a": values, "n": 1}) == [{"a": json.dumps(values, separators=(",", ":")), "n": 1}]
 
 
 def test_a_number_that_is_none_stays_none_of_the_others() -> None:
