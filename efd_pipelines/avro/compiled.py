@@ -30,12 +30,21 @@ CHUNK_BYTES = 512 * 1024 * 1024
 
 REASON = "not a message in the usual spelling"
 _LINE_BYTES = 64
+_NONE: NDArray[np.int64] = np.empty(0, np.int64)
 
 logger = logging.getLogger(__name__)
 
 
 class Compiled:
-    """Decodes with the kernel."""
+    """Decodes with the kernel.
+
+    Args:
+        worth_bytes: how many bytes of bodies it refuses before it loads the kernel, which takes a second, and several
+            where compiled code is not kept: a short process that decodes a few messages is done sooner without.
+    """
+
+    def __init__(self, worth_bytes: int = 0) -> None:
+        self._left_bytes = worth_bytes
 
     def covers(self, schema: TopicSchema) -> bool:
         return wire_fields(schema.text) is not None
@@ -43,11 +52,15 @@ class Compiled:
     def attempt(self, bodies: Sequence[bytes], schema: TopicSchema, layout: Layout) -> Attempt:
         plan = plan_of(schema.text, layout)
         assert plan is not None
+        if self._left_bytes > 0:
+            self._left_bytes -= sum(map(len, bodies))
+            if self._left_bytes > 0:
+                return Attempt(plan.schema.empty_table(), _NONE, _refused(_NONE, len(bodies)), {})
         lying = bodies if isinstance(bodies, Bodies) else Bodies(bodies)
         located = lying.located(_kernel().locate_bytes)
         parts = [_Rows(plan, located, first, end) for first, end in _chunks(located.sizes, plan.totals.row_bytes)]
         tables = [part.table() for part in parts if part.rows]
-        good = np.concatenate([part.good for part in parts]) if parts else np.empty(0, np.int64)
+        good = np.concatenate([part.good for part in parts]) if parts else _NONE
         return Attempt(
             table=tables[0] if len(tables) == 1 else pa.concat_tables(tables or [plan.schema.empty_table()]),
             good=good,

@@ -22,7 +22,9 @@ from efd_pipelines.errors import SchemaError
 from efd_pipelines.topics.layout import Layout
 from efd_pipelines.topics.schemas import TopicSchema
 
-DECODERS: tuple[Decoder, ...] = (Compiled(), SingleMessages())
+# fastavro takes a tenth of a second for as much.
+WORTH_COMPILING_BYTES = 1024 * 1024
+DECODERS: tuple[Decoder, ...] = (Compiled(WORTH_COMPILING_BYTES), SingleMessages())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

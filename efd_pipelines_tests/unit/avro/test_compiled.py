@@ -300,6 +300,23 @@ def test_what_does_not_decode_does_not_import_numba() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+def test_little_is_decoded_without_the_kernel_and_much_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, loaded = compiled._kernel(), []
+
+    def load() -> Any:
+        loaded.append(True)
+        return kernel
+
+    monkeypatch.setattr(compiled, "_kernel", load)
+    schema = a_schema(("n", "long"))
+    bodies = bodies_of(schema, [{"n": n} for n in range(60)])
+    decoders = (Compiled(worth_bytes=150), SingleMessages())
+    for after in (False, False, True, True):
+        decoded = decode(bodies, schema, plan_layout(schema), decoders=decoders)
+        assert decoded.table["n"].to_pylist() == list(range(60))
+        assert bool(loaded) is after
+
+
 def test_code_that_cannot_be_kept_is_used_all_the_same(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
