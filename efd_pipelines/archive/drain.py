@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _OPENING = 4
-# Of the byte budget: one part collects in the reader, the others are decoded, encoded and written meanwhile. A chunk
-# is one part: two of them under way for two processors, one being written and one ready to go on with.
-_READING = 5
 # Chunks are looked through together for new schemas, so that those of thousands of topics make one commit.
 _WAITING_BYTES = 1 << 24
 _WAITING_CHUNKS = 256
@@ -220,8 +217,7 @@ class _Drainer:
         """Reads the round's backlog; decoding, encoding and committing go on meanwhile."""
         assignments, ends = opened_sources(self._intakes.values())
         ids = {intake.topic: intake.topic_id for intake in self._intakes.values()}
-        budget = self._settings.configuration.kafka.byte_budget
-        reading_bytes = budget // _READING
+        bounds = self._settings.configuration.kafka
         writer = Writer(
             self._archive,
             self._settings,
@@ -232,8 +228,8 @@ class _Drainer:
             keeps_open=len(self._intakes) <= _KEPT_OPEN,
         )
         finish = functools.partial(self._finish, writer)
-        lanes = Lanes(lambda of: writer.prepare(*of), finish, budget - reading_bytes)
-        reading = read_backlog(self._settings, assignments, ends, reading_bytes, topic_ids=ids)
+        lanes = Lanes(lambda of: writer.prepare(*of), finish, bounds.byte_budget - bounds.chunk_bytes)
+        reading = read_backlog(self._settings, assignments, ends, bounds.chunk_bytes, topic_ids=ids)
         try:
             with lanes:
                 self._take_up(reading, lanes, rows)

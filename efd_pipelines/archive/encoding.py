@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from efd_pipelines.archive.files import FileForm
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice, SliceUnit, slice_starts
 from efd_pipelines.avro.bodies import Bodies
 from efd_pipelines.avro.decoder import decode
@@ -38,6 +40,8 @@ from efd_pipelines.topics.schemas import TopicSchema
 AHEAD_US = 3_600_000_000
 _GOOD_SYSTEM = ("kafka_partition", "kafka_offset", "kafka_timestamp", "kafka_key", "archive_source", "archive_schema")
 _JSON_TOKEN = 0
+_TIME = pa.field("time", TIME)
+_SYSTEM = tuple(pa.field(name, SYSTEM_COLUMNS[name]) for name in _GOOD_SYSTEM)
 
 SchemaOf = Callable[[int], TopicSchema]
 """The writer schema of a registry id; raises `DataError` where the registry does not know it."""
@@ -54,13 +58,20 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Rows by (week, slice key); `week` is also `quarantine` or `dead`."""
+    """Rows by (week, slice key); `week` is also `quarantine` or `dead`.
+
+    `form` is that of the parts but the dead, where all rows were written with one schema.
+    """
 
     parts: Mapping[tuple[str, str], pa.Table]
     avro_bytes: Mapping[tuple[str, str], int]
     schemas: frozenset[int]
     arrays: Arrays | None
     columns: tuple[Column, ...]
+    form: FileForm | None = None
+
+    def form_of(self, week: str) -> FileForm | None:
+        return None if week == DEAD else self.form
 
     def rows(self, week: str) -> int:
         return sum(table.num_rows for (of, _), table in self.parts.items() if of == week)
@@ -84,26 +95,26 @@ class HeldColumns:
         return found
 
     def _fit(self, planned: Layout) -> Fit:
-        after = {column.name: column for column in self.columns}
+        grown = {column.name: column for column in self.columns}
         for column in planned.columns:
-            known = after.get(column.name)
+            known = grown.get(column.name)
             kind = column.type if known is None else wider(known.type, column.type)
             assert kind is not None
-            after[column.name] = replace(column, type=kind)
-        columns = tuple(after.values())
-        layout = Layout(tuple(after[column.name] for column in planned.columns), planned.arrays)
-        rows = [pa.field("time", TIME), *layout.arrow_schema()]
-        rows += [pa.field(name, SYSTEM_COLUMNS[name]) for name in _GOOD_SYSTEM]
-        return Fit(layout, self if columns == self.columns else HeldColumns(columns), pa.schema(rows))
+            grown[column.name] = replace(column, type=kind)
+        columns = tuple(grown.values())
+        layout = Layout(tuple(grown[column.name] for column in planned.columns), planned.arrays)
+        rows = [_TIME, *layout.arrow_schema(), *_SYSTEM]
+        after = self if columns == self.columns else HeldColumns(columns)
+        return Fit(layout, after, FileForm.of(pa.schema(rows)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """The columns that records of one schema are decoded into, those of the table `after` it, and the rows' schema."""
+    """The columns that records of one schema are decoded into, those of the table `after` it, and the rows' form."""
 
     layout: Layout
     after: HeldColumns
-    rows: pa.Schema
+    form: FileForm
 
 
 @dataclass(slots=True)
@@ -123,8 +134,8 @@ class _Plan:
 
 def schemas_in(frames: FrameBatch) -> set[int]:
     """The registry ids that the frames name."""
-    heads = {value[:PREFIX_BYTES] for value in frames.values if value}
-    return {parted[0] for parted in map(split, heads) if not isinstance(parted, str)}
+    found = map(split, set(_heads(frames)))
+    return {parted[0] for parted in found if not isinstance(parted, str)}
 
 
 def encode(
@@ -159,6 +170,7 @@ def encode(
         schemas=frozenset(decoded.tokens),
         arrays=plan.arrays,
         columns=columns,
+        form=decoded.forms[0] if len(decoded.forms) == 1 else None,
     )
 
 
@@ -167,6 +179,7 @@ class _Decoded:
     tables: list[tuple[pa.Table, NDArray[np.int64]]] = field(default_factory=list)
     dead: list[tuple[int, str]] = field(default_factory=list)
     tokens: set[int] = field(default_factory=set)
+    forms: list[FileForm] = field(default_factory=list)
 
 
 def _decoded(frames: FrameBatch, origin: Origin, schema_of: SchemaOf, plan: _Plan) -> _Decoded:
@@ -189,7 +202,7 @@ def _decoded(frames: FrameBatch, origin: Origin, schema_of: SchemaOf, plan: _Pla
 
 def _by_schema(frames: FrameBatch, found: _Decoded) -> dict[int, NDArray[np.int64]]:
     """Numbers of the frames of each registry id; what is no frame is dead."""
-    heads = [value and value[:PREFIX_BYTES] for value in frames.values]
+    heads = _heads(frames)
     parted = {head: split(head) for head in set(heads)}
     if len(parted) == 1:
         only = next(iter(parted.values()))
@@ -205,6 +218,14 @@ def _by_schema(frames: FrameBatch, found: _Decoded) -> dict[int, NDArray[np.int6
     return {schema_id: np.array(of, np.int64) for schema_id, of in numbers.items()}
 
 
+def _heads(frames: FrameBatch) -> list[bytes | None]:
+    """What each frame begins with, where its schema's id stands."""
+    try:
+        return list(map(itemgetter(slice(PREFIX_BYTES)), frames.values))  # type: ignore[arg-type]
+    except TypeError:
+        return [value and value[:PREFIX_BYTES] for value in frames.values]  # tombstones among them
+
+
 def _decode_group(
     frames: FrameBatch,
     origin: Origin,
@@ -213,8 +234,7 @@ def _decode_group(
     plan: _Plan,
     found: _Decoded,
 ) -> None:
-    values: list[Any] = frames.values
-    mine = Bodies(values if len(numbers) == len(values) else [values[n] for n in numbers.tolist()], PREFIX_BYTES)
+    mine = Bodies(_at(frames.values, numbers), PREFIX_BYTES)
     fit = plan.fit(schema)
     result = decode(mine, schema, fit.layout)
     if result.lengths:
@@ -224,6 +244,7 @@ def _decode_group(
     if not len(result.good):
         return
     plan.take(fit)
+    found.forms.append(fit.form)
     index = numbers[np.asarray(result.good, dtype=np.int64)]
     found.tables.append((_with_system(result.table, fit, frames, index, origin, schema.token), index))
     found.tokens.add(schema.token)
@@ -239,6 +260,7 @@ def _decode_json(frames: FrameBatch, origin: Origin, plan: _Plan, found: _Decode
     fit = plan.fit(result.schema)
     table = result.rows(fit.layout)
     plan.take(fit)
+    found.forms.append(fit.form)
     index = np.asarray(result.good, dtype=np.int64)
     found.tables.append((_with_system(table, fit, frames, index, origin, _JSON_TOKEN), index))
 
@@ -248,7 +270,10 @@ def _with_system(
 ) -> pa.Table:
     """`time`, the message's columns, the system's."""
     times = _event_times(table, fit.layout, frames, index, origin)
-    return pa.Table.from_arrays([times, *table.columns, *_system(frames, index, origin, token)], schema=fit.rows)
+    table = table.add_column(0, _TIME, times)
+    for column, values in zip(_SYSTEM, _system(frames, index, origin, token), strict=True):
+        table = table.append_column(column, values)
+    return table
 
 
 def _system(frames: FrameBatch, index: NDArray[np.int64], origin: Origin, token: int | None) -> list[Any]:
@@ -256,10 +281,14 @@ def _system(frames: FrameBatch, index: NDArray[np.int64], origin: Origin, token:
         pa.array(frames.partitions[index].astype(np.int32)),
         pa.array(frames.offsets[index]),
         _kafka_times(frames, index),
-        pa.array([frames.keys[n] for n in index.tolist()], pa.binary()),
+        pa.array(_at(frames.keys, index), pa.binary()),
         _sources(frames, index, origin),
         pa.array(np.full(len(index), token, np.int64)) if token is not None else pa.nulls(len(index), pa.int64()),
     ]
+
+
+def _at(values: list[Any], index: NDArray[np.int64]) -> list[Any]:
+    return values if len(index) == len(values) else [values[n] for n in index.tolist()]
 
 
 def _sources(frames: FrameBatch, index: NDArray[np.int64], origin: Origin) -> pa.Array:
@@ -302,7 +331,7 @@ def _sort_into(
     is_bad = (times < FIRST_WEEK.start_us) | (times > received + AHEAD_US)
     starts = slice_starts(np.where(is_bad, 0, times), unit)
     starts = np.where(is_bad, INVALID_TIME, starts)
-    lengths = np.array([len(frames.values[n] or b"") for n in index.tolist()], dtype=np.int64)
+    lengths = np.fromiter(map(len, _at(frames.values, index)), np.int64, len(index))
     for start in np.unique(starts).tolist():
         chosen = np.flatnonzero(starts == start)
         key = _key(start, unit)

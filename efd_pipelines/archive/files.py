@@ -8,7 +8,7 @@ encoding; certificates carry SHA-256. Making a file visible: `tables.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ from efd_pipelines.archive.store import Store
 
 ROW_GROUP_BYTES = 64 * 1024 * 1024
 _MAX_ROW_GROUP = 1 << 20
+_PAGE_BYTES = 1024
+_FOOTER_BYTES = 1 << 16
 _ORDER = ("salIndex", "time", "archive_source", "kafka_partition", "kafka_offset")
 
 
@@ -52,9 +54,25 @@ class EncodedFile:
     time_max_us: int | None
 
 
-def encoded_file(week: str, slice_key: str, table: pa.Table) -> EncodedFile:
-    """The rows of one slice as a file."""
-    return EncodedFile(week, slice_key, table.num_rows, encode(table), *time_range(table))
+@dataclass(frozen=True, slots=True, eq=False)
+class FileForm:
+    """How rows of one schema are written: the schema with its metadata in order, and the writer's options."""
+
+    schema: pa.Schema
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, schema: pa.Schema) -> FileForm:
+        # delta-rs gives a column's metadata back in another order every time.
+        fields = [
+            field.with_metadata(dict(sorted(field.metadata.items()))) if field.metadata else field for field in schema
+        ]
+        return cls(pa.schema(fields), writer_options(schema))
+
+
+def encoded_file(week: str, slice_key: str, table: pa.Table, form: FileForm | None = None) -> EncodedFile:
+    """The rows of one slice as a file; `form`, where the caller has it, must be the table's."""
+    return EncodedFile(week, slice_key, table.num_rows, encode(table, form), *time_range(table))
 
 
 def put_file(store: Store, relative: str, file: EncodedFile, *, partition: str = "week") -> DataFile:
@@ -95,7 +113,8 @@ def content_hash(data: bytes | memoryview) -> str:
 
 def sort_rows(table: pa.Table) -> pa.Table:
     """Rows by (salIndex, time, source, partition, offset), as every file has them."""
-    names = [name for name in _ORDER if name in table.column_names]
+    there = set(table.schema.names)
+    names = [name for name in _ORDER if name in there]
     if not names or table.num_rows < 2 or _is_sorted(table, names):
         return table
     return table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in names]))
@@ -134,36 +153,54 @@ def time_range(table: pa.Table) -> tuple[int | None, int | None]:
     return extremes["min"].as_py(), extremes["max"].as_py()
 
 
-def encode(table: pa.Table) -> memoryview:
+def encode(table: pa.Table, form: FileForm | None = None) -> memoryview:
     """The bytes of a Parquet file with the rows of `table`."""
-    sink = pa.BufferOutputStream()
-    table = _in_order(table)
-    options = writer_options(table.schema)
-    with pq.ParquetWriter(sink, table.schema, **options) as writer:
-        writer.write_table(table, row_group_size=row_group_rows(table))
-    return memoryview(sink.getvalue())
+    form = form or FileForm.of(table.schema)
+    if not table.schema.equals(form.schema, check_metadata=True):
+        table = pa.Table.from_arrays(table.columns, schema=form.schema)
+    group_rows = row_group_rows(table)
+    # A buffer that grows is copied several times, which took a tenth of the encoding.
+    room = pa.allocate_buffer(_most_bytes(table, group_rows))
+    try:
+        sink = pa.FixedSizeBufferWriter(room)
+        _write(table, form, sink, group_rows)
+        return memoryview(room)[: sink.tell()]
+    except OSError:
+        growing = pa.BufferOutputStream()
+        _write(table, form, growing, group_rows)
+        return memoryview(growing.getvalue())
 
 
-def _in_order(table: pa.Table) -> pa.Table:
-    """The table with each column's metadata sorted: delta-rs gives it back in another order every time."""
-    fields = list(table.schema)
-    found = [field.metadata for field in fields]
-    if table.schema.metadata is None and all(not metadata or list(metadata) == sorted(metadata) for metadata in found):
-        return table
-    fields = [
-        field.with_metadata(dict(sorted(metadata.items()))) if metadata else field
-        for field, metadata in zip(fields, found, strict=True)
-    ]
-    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
+def _write(table: pa.Table, form: FileForm, sink: Any, group_rows: int) -> None:
+    with pq.ParquetWriter(sink, form.schema, **form.options) as writer:
+        writer.write_table(table, row_group_size=group_rows)
+
+
+def _most_bytes(table: pa.Table, group_rows: int) -> int:
+    """What the file hardly ever passes: nothing compressed, a page and a footer's entry of each column and group."""
+    pages = int(table.num_columns) * max(1, -(-int(table.num_rows) // group_rows))
+    return _size_bytes(table) * 9 // 8 + _PAGE_BYTES * pages + _FOOTER_BYTES
 
 
 def row_group_rows(table: pa.Table) -> int:
     """Rows of a group of 64 MiB or less, such that the last is not a small rest."""
     rows = int(table.num_rows)
-    per_row = max(1, int(table.nbytes) // max(1, rows))
+    per_row = max(1, _size_bytes(table) // max(1, rows))
     most = min(_MAX_ROW_GROUP, max(1, ROW_GROUP_BYTES // per_row))
     groups = max(1, -(-rows // most))
     return max(1, -(-rows // groups))
+
+
+def _size_bytes(table: pa.Table) -> int:
+    """Bytes of the rows in memory, without what says which are null."""
+    bits: int = 0
+    size: int = 0
+    for place, kind in enumerate(table.schema.types):
+        if pa.types.is_primitive(kind):
+            bits += int(kind.bit_width)
+        else:
+            size += int(table.column(place).nbytes)
+    return int(size + bits * table.num_rows // 8)
 
 
 def writer_options(schema: pa.Schema) -> dict[str, Any]:

@@ -239,7 +239,8 @@ def commit(
     properties = CommitProperties(
         custom_metadata={_NOTE: json.dumps(stamp, separators=(",", ":"))},
         app_transactions=[Transaction(app_id, new) for app_id, (_, new) in transactions.items()],
-        max_commit_retries=50,
+        # A creator that is refused must not try again: delta-rs would make the table a second time, as version 1.
+        max_commit_retries=0 if snapshot is None else 50,
     )
     if snapshot is None:
         _create(store, relative, add, schema, description, properties, partition)

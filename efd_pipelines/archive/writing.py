@@ -9,7 +9,6 @@ What is to be read, and what Kafka says beside records: `drain.py`.
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import time
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from deltalake import Schema
 
 from efd_pipelines.archive.encoding import Encoded, HeldColumns, Origin, encode, held_columns
 from efd_pipelines.archive.files import EncodedFile, encoded_file, put_file, sort_rows
@@ -54,6 +52,7 @@ Note = Callable[[str, str, str, str], None]
 class Expected:
     """What a dataset's table is expected to be when a chunk's turn comes; `unit` may choose where the table is new."""
 
+    schema: pa.Schema | None
     held: HeldColumns
     arrays: Arrays | None
     unit: SliceUnit | Callable[[Sequence[Column]], SliceUnit]
@@ -135,8 +134,12 @@ class Writer:
 
     def _as_it_is(self, intake: Intake) -> Expected:
         snapshot = intake.snapshot
-        held = _held(snapshot)
+        expected = self._expected.get(intake.topic)
+        # The table's very schema, as it was after the last commit: then its columns need no look.
+        is_same = expected is not None and snapshot is not None and expected.schema is snapshot.schema
+        held = expected.held if expected is not None and is_same else _held(snapshot)
         return Expected(
+            schema=None if snapshot is None else snapshot.schema,
             held=held,
             arrays=intake.arrays(snapshot, held.columns),
             unit=intake.slice_unit(snapshot, self._settings),
@@ -153,7 +156,7 @@ class Writer:
 
         sources = {partition: source.text for partition, source in expected.sources.items()}
         return encode(
-            frames,
+            _by_kafka_time(frames),
             Origin(sources, expected.time_field, intake.value_format),
             schema_of,
             expected.unit,
@@ -169,7 +172,10 @@ class Writer:
         return Prepared(
             records=len(frames),
             expected=expected,
-            files=tuple(encoded_file(*key, sort_rows(table)) for key, table in sorted(encoded.parts.items())),
+            files=tuple(
+                encoded_file(week, key, sort_rows(table), encoded.form_of(week))
+                for (week, key), table in sorted(encoded.parts.items())
+            ),
             columns=encoded.columns,
             arrays=encoded.arrays,
             schemas=encoded.schemas,
@@ -189,7 +195,8 @@ class Writer:
         starts = intake.take(chunk.positions)
         ready = prepared.result()
         for attempt in range(_ATTEMPTS):
-            time.sleep(min(1.0, 0.02 * 2**attempt) if attempt else 0.0)
+            if attempt:
+                time.sleep(min(1.0, 0.02 * 2**attempt))
             if intake.snapshot is None or attempt:
                 intake.adopt(open_table(self._archive.store, intake.relative))
             intake.check_follows(starts)
@@ -227,7 +234,8 @@ class Writer:
                 _log.info("%s is not as expected: encoded again", intake.dataset)
             ready = self._prepared_now(intake, frames, found)
         snapshot = intake.snapshot
-        if snapshot is not None and needs_widening(found.held.columns, ready.columns):
+        is_same = ready.columns is found.held.columns
+        if snapshot is not None and not is_same and needs_widening(found.held.columns, ready.columns):
             snapshot, widened = widen_table(snapshot, ready.columns, self._run)
             intake.adopt(snapshot)
             self._archive.ledger.append([row for of in widened for row in rows_of(RAW, intake.dataset, of)])
@@ -237,12 +245,12 @@ class Writer:
             snapshot,
             add=[put_file(self._archive.store, intake.relative, file) for file in ready.files],
             transactions=transactions,
-            schema=_table_schema(snapshot, ready),
+            schema=snapshot.schema if snapshot is not None and is_same else _table_schema(snapshot, ready),
             description=intake.description(snapshot, ready.columns, ready.arrays, self._settings),
             note=self._stamp(intake, ready, positions, gaps),
         )
         if snapshot is not None:
-            intake.adopt(replace(snapshot, version=made.version))
+            intake.adopt(snapshot.after(made))
         self._expect_next(intake, found, ready)
         return made, ready
 
@@ -259,10 +267,16 @@ class Writer:
 
     def _expect_next(self, intake: Intake, found: Expected, made: Prepared) -> None:
         """After a commit the table has the columns that its rows were encoded with."""
-        held = found.held if made.columns == found.held.columns else HeldColumns(made.columns)
-        unit = found.unit_of(made.columns)
-        with self._lock:
-            self._expected[intake.topic] = replace(found, held=held, arrays=made.arrays, unit=unit, is_new=False)
+        after = made.expected.held if made.columns == made.expected.held.columns else HeldColumns(made.columns)
+        snapshot = intake.snapshot
+        self._expected[intake.topic] = replace(
+            found,
+            schema=None if snapshot is None else snapshot.schema,
+            held=after,
+            arrays=made.arrays,
+            unit=found.unit_of(made.columns),
+            is_new=False,
+        )
 
     def _stamp(
         self,
@@ -312,6 +326,13 @@ class Writer:
         ]
 
 
+def _by_kafka_time(frames: FrameBatch) -> FrameBatch:
+    """The frames of several partitions as they were sent: so the rows mostly come in order and need not be moved."""
+    if len(frames) < 2 or not np.any(frames.partitions != frames.partitions[0]):
+        return frames
+    return frames.take(np.lexsort((frames.offsets, frames.partitions, frames.timestamps_ms)))
+
+
 def _holds(ready: Prepared, found: Expected, records: int) -> bool:
     """Whether what was prepared is what would be made for the table as it was found.
 
@@ -342,15 +363,7 @@ def _has(mine: Column | None, column: Column) -> bool:
 
 def _held(snapshot: TableSnapshot | None) -> HeldColumns:
     """The message's columns of a table."""
-    if snapshot is None:
-        return HeldColumns(())
-    return _held_of(snapshot.delta.schema().to_json())
-
-
-# Making a schema of 820 columns anew with each commit took as long as a tenth of encoding its rows.
-@functools.lru_cache(maxsize=64)
-def _held_of(text: str) -> HeldColumns:
-    return HeldColumns(tuple(held_columns(pa.schema(Schema.from_json(text).to_arrow()))))
+    return HeldColumns(() if snapshot is None else tuple(held_columns(snapshot.schema)))
 
 
 def _what_is_new(intake: Intake, chunk: Chunk) -> tuple[FrameBatch, dict[str, tuple[int | None, int]]]:

@@ -1,17 +1,20 @@
 """The backlog: all records of many topics from given positions to given ends, in chunks of bounded size.
 
-One consumer is assigned all partitions at explicit offsets; group offsets are neither read nor written, because
-positions are the archive's and move with its commits. Offsets are sparse (transaction markers, compaction): the
-end of a partition is an end offset or Kafka's end-of-partition event, never a count. What cannot be read is
-said as a value among the chunks and stops nothing else. The values and buffers: `chunks.py`. What a topic is and
-has: `brokers.py`.
+One consumer is assigned partitions at explicit offsets; group offsets are neither read nor written, because
+positions are the archive's and move with its commits. Topics with much to read are taken a few at a time: all at
+once, 500 of them would share the memory and come in chunks, that is files, of 100 kB. Offsets are sparse (transaction
+markers, compaction): the end of a partition is an end offset or Kafka's end-of-partition event, never a count. What
+cannot be read is said as a value among the chunks and stops nothing else. The values and buffers: `chunks.py`. What a
+topic is and has: `brokers.py`.
 """
 
 from __future__ import annotations
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -44,6 +47,9 @@ _POLL_S = 0.2
 _CONFIRM_EVERY_S = 2.0
 _CONFIRM_TIMEOUT_S = 3.0
 _ATTEMPTS = 4
+# How much may be left to read of the topics that are open, in byte budgets, and how many partitions always may be.
+_OPEN_BUDGETS = 4
+_OPEN_PARTITIONS = 8
 
 _TUNING = {
     # The queue may be overshot by one answer of each broker: together at most 32 MiB with three brokers.
@@ -93,7 +99,7 @@ def read_backlog(
 ) -> Iterator[Read]:
     """Read each partition from its position until `ends` or its end, whichever comes first.
 
-    Memory is bounded by `byte_budget` (default: the configuration's) and librdkafka's queue, at most 32 MiB.
+    Memory is bounded by `byte_budget` (default: a chunk of the configuration's) and librdkafka's queue, at most 32 MiB.
 
     Args:
         assignments: positions by topic and partition.
@@ -122,12 +128,13 @@ class _Reader:
         topic_ids: Mapping[str, str] | None,
     ) -> None:
         self._settings = settings
-        self._budget = byte_budget or settings.configuration.kafka.byte_budget
+        self._budget = byte_budget or settings.configuration.kafka.chunk_bytes
         self._stall_s = settings.configuration.kafka.stall_s
         self._known_ids = topic_ids
         self._complaints = Complaints()
         self._buffers: dict[str, TopicBuffer] = {}
         self._open: dict[tuple[str, int], PartitionReading] = {}
+        self._waiting: deque[TopicBuffer] = deque()
         self._events: list[Gap | Truncated | TopicGone | TopicRefused] = []
         self._stuck: list[tuple[PartitionReading, KafkaError]] = []
         self._to_pause: list[TopicPartition] = []
@@ -156,19 +163,18 @@ class _Reader:
                 end = ends.get(topic, {}).get(partition, _NO_END)
                 if position.offset >= end:
                     continue
-                state = PartitionReading.starting(buffer, partition, position, int(end))
-                buffer.states.append(state)
-                self._open[topic, partition] = state
+                buffer.states.append(PartitionReading.starting(buffer, partition, position, int(end)))
             if buffer.states:
                 self._buffers[topic] = buffer
+                self._waiting.append(buffer)
 
     def read(self) -> Iterator[Read]:
         if not self._buffers:
             return
         self._identify()
         yield from self._told()
-        self._call(lambda consumer: consumer.assign([state.place for state in self._open.values()]))
-        while self._open:
+        while self._open or self._waiting:
+            self._open_more()
             self._take()
             yield from self._told()
             if self._size_bytes > self._budget:
@@ -190,6 +196,24 @@ class _Reader:
 
     # Taking records
 
+    def _open_more(self) -> None:
+        """Begin to read further topics, as many as fit: of the first ones, and whenever some have come to an end."""
+        if not self._waiting:
+            return
+        left = sum(state.left_bytes(self._budget) for state in self._open.values())
+        new: list[PartitionReading] = []
+        while self._waiting:
+            states = [state for state in self._waiting[0].states if not state.done]
+            left += sum(state.left_bytes(self._budget) for state in states)
+            is_much = left > _OPEN_BUDGETS * self._budget
+            if is_much and len(self._open) + len(states) > _OPEN_PARTITIONS and self._open:
+                break
+            self._waiting.popleft()
+            self._open.update({(state.buffer.topic, state.partition): state for state in states})
+            new += states
+        if new:
+            self._call(lambda consumer: consumer.incremental_assign([state.place for state in new]))
+
     def _take(self) -> None:
         """Buffer the next records; note what else the brokers say."""
         count = max(1, min(_CONSUME_MESSAGES, _CONSUME_BYTES // self._largest))
@@ -208,24 +232,38 @@ class _Reader:
             self._call(lambda consumer: consumer.pause(paused))
 
     def _sort_in(self, messages: Sequence[Message]) -> None:
-        still_open = self._open
-        for message in messages:
-            state = still_open.get((message.topic(), message.partition()))  # type: ignore[arg-type]
-            if state is None or state.stuck:
-                continue  # fetched before the partition was paused, or behind something that must be settled first
-            if message.error() is not None:
-                self._hear(state, message)
-                continue
-            offset: int = message.offset()  # type: ignore[assignment]
-            if offset < state.offset:
-                continue  # fetched before a seek
-            if offset < state.end:
-                size_bytes = state.buffer.keep(state, message, offset)
-                self._size_bytes += size_bytes
-                if size_bytes > self._largest:
-                    self._largest = size_bytes
-            if offset + 1 >= state.end:
+        for (topic, partition), run in groupby(messages, _origin):
+            state = self._open.get((topic, partition))
+            if state is not None:
+                self._sort_in_run(state, list(run))
+
+    def _sort_in_run(self, state: PartitionReading, run: Sequence[Message]) -> None:
+        """Messages of one partition; nearly always they are its next records."""
+        size_bytes = 0 if state.stuck else state.buffer.keep_all(state, run)
+        if size_bytes:
+            self._size_bytes += size_bytes
+            self._largest = max(self._largest, size_bytes // len(run))
+            if state.offset >= state.end:
                 self._finish(state, state.end)
+            return
+        for message in run:
+            if state.done or state.stuck:
+                break  # fetched before the partition was paused, or behind something that must be settled first
+            self._sort_in_one(state, message)
+
+    def _sort_in_one(self, state: PartitionReading, message: Message) -> None:
+        if message.error() is not None:
+            self._hear(state, message)
+            return
+        offset: int = message.offset()  # type: ignore[assignment]
+        if offset < state.offset:
+            return  # fetched before a seek
+        if offset < state.end:
+            size_bytes = state.buffer.keep(state, message, offset)
+            self._size_bytes += size_bytes
+            self._largest = max(self._largest, size_bytes)
+        if offset + 1 >= state.end:
+            self._finish(state, state.end)
 
     def _finish(self, state: PartitionReading, offset: int) -> None:
         """The partition has been read up to `offset`."""
@@ -234,9 +272,10 @@ class _Reader:
 
     def _close(self, state: PartitionReading) -> None:
         """Read no more of the partition."""
-        if not state.done:
-            state.done = True
-            del self._open[state.buffer.topic, state.partition]
+        if state.done:
+            return
+        state.done = True
+        if self._open.pop((state.buffer.topic, state.partition), None) is not None:
             self._to_pause.append(TopicPartition(state.buffer.topic, state.partition))
 
     def _leave(self, buffer: TopicBuffer, why: TopicGone | TopicRefused) -> None:
@@ -397,7 +436,8 @@ class _Reader:
     def _largest_buffers(self) -> list[TopicBuffer]:
         """As few as possible, so that what stays is half of the budget at most."""
         chosen, left = [], self._size_bytes
-        for buffer in sorted(self._buffers.values(), key=lambda buffer: -buffer.size_bytes):
+        # What is complete will not grow any more.
+        for buffer in sorted(self._buffers.values(), key=lambda buffer: (not buffer.is_done, -buffer.size_bytes)):
             if left <= self._budget // 2:
                 break
             chosen.append(buffer)
@@ -412,3 +452,7 @@ class _Reader:
                 yield buffer.emptied()
         yield from self._told()
         self._moved_at = time.monotonic()  # the time that others took is not the brokers'
+
+
+def _origin(message: Message) -> tuple[str, int]:
+    return message.topic(), message.partition()  # type: ignore[return-value]

@@ -7,7 +7,9 @@ read. Who reads: `backlog.py`.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import lt
 
 import numpy as np
 from confluent_kafka import Message, TopicPartition
@@ -16,6 +18,7 @@ from efd_pipelines.kafka.frames import FrameBatch
 
 # What a buffered record costs beside its bytes: two objects, their places in lists, offset and time stamp.
 _RECORD_OVERHEAD_BYTES = 140
+_GUESSED_RECORD_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,10 @@ class PartitionReading:
     def position(self) -> Position:
         return Position(self.offset, self.epoch)
 
+    def left_bytes(self, most: int) -> int:
+        """What is left to read, by the offsets and the topic's records so far; not more than `most`."""
+        return min(most, (self.end - self.offset) * self.buffer.record_bytes)
+
     @property
     def place(self) -> TopicPartition:
         if self.epoch is None:
@@ -128,6 +135,8 @@ class TopicBuffer:
     offsets: array[int] = field(default_factory=lambda: array("q"))
     timestamps: array[int] = field(default_factory=lambda: array("q"))
     size_bytes: int = 0
+    records: int = 0
+    read_bytes: int = 0
     is_left: bool = False
     confirmed: int = 0
     confirmed_positions: dict[int, Position] = field(default_factory=dict)
@@ -158,7 +167,38 @@ class TopicBuffer:
         state.epoch = message.leader_epoch()
         size_bytes = (len(value) if value else 0) + (len(key) if key else 0) + _RECORD_OVERHEAD_BYTES
         self.size_bytes += size_bytes
+        self.records += 1
+        self.read_bytes += size_bytes
         return size_bytes
+
+    def keep_all(self, state: PartitionReading, run: Sequence[Message]) -> int:
+        """Add records that come next in a partition; how many bytes they take, 0 where they are not just that."""
+        if any(message.error() is not None for message in run):
+            return 0
+        offsets: list[int] = [message.offset() for message in run]  # type: ignore[misc]
+        if offsets[0] < state.offset or offsets[-1] >= state.end or not all(map(lt, offsets, offsets[1:])):
+            return 0
+        values = [message.value() for message in run]
+        keys = [message.key() for message in run]
+        stamps = [message.timestamp() for message in run]
+        self.values += values
+        self.keys += keys
+        self.partitions.extend([state.partition] * len(run))
+        self.offsets.extend(offsets)
+        self.timestamps.extend([stamp if kind else -1 for kind, stamp in stamps])
+        state.offset = offsets[-1] + 1
+        state.epoch = run[-1].leader_epoch()
+        size_bytes = sum(map(len, filter(None, values))) + sum(map(len, filter(None, keys)))
+        size_bytes += _RECORD_OVERHEAD_BYTES * len(run)
+        self.size_bytes += size_bytes
+        self.records += len(run)
+        self.read_bytes += size_bytes
+        return size_bytes
+
+    @property
+    def record_bytes(self) -> int:
+        """What a record of the topic takes, by those that have been read."""
+        return self.read_bytes // self.records if self.records else _GUESSED_RECORD_BYTES
 
     def confirm(self) -> None:
         """What has been read so far is the topic's that we know."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import pyarrow as pa
@@ -60,7 +61,7 @@ class Column:
     description: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """The columns that a schema's records are decoded into, in the schema's order."""
 
@@ -68,6 +69,10 @@ class Layout:
     arrays: Arrays
 
     def arrow_schema(self) -> pa.Schema:
+        return self._arrow_schema
+
+    @cached_property
+    def _arrow_schema(self) -> pa.Schema:
         return pa.schema([arrow_field(column) for column in self.columns])
 
 
