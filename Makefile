@@ -46,8 +46,8 @@ lint: install ## ruff, format check, types, import rules, Dagster's own validati
 faults: install ## the fault harness: CASES=1000 SEED=1
 	@$(PY) -m efd_pipelines_tests.faults --cases $(CASES) --seed $(SEED)
 
-scale: install ## memory and time of drains at full size: 2 GB of backlog, all 3,348 topics
-	@EFD_TEST_SCALE=1 $(PY) -m pytest -s efd_pipelines_tests/integration/test_scale.py $(PYTEST_ARGS)
+scale: install ## memory and time at full size: drains of 2 GB and of 3,348 topics, merges of 1 GiB
+	@EFD_TEST_SCALE=1 $(PY) -m pytest -s efd_pipelines_tests/integration/test_scale.py efd_pipelines_tests/integration/test_sealing.py $(PYTEST_ARGS)
 
 bench: install ## every benchmark beside its baselines; writes benchmarks/results.md
 	@$(PY) -m benchmarks

@@ -24,7 +24,7 @@ from efd_pipelines.archive.reading import conform
 from efd_pipelines.archive.tables import TableSnapshot
 from efd_pipelines.errors import ArchiveError
 
-HELD_BYTES = 80 * 1024 * 1024
+HELD_BYTES = 64 * 1024 * 1024
 """So much of all runs together stays decoded in memory; what is more goes to disk."""
 
 WINDOW_BYTES = 24 * 1024 * 1024
