@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
@@ -206,3 +208,37 @@ def test_same_rows_give_the_same_bytes_and_name(archive: Archive) -> None:
     ]
     assert write(archive, named[0]) == write(archive, named[1])
     assert not [name for name in archive.store.list(f"{RELATIVE}/week={WEEK}") if "tmp" in name]
+
+
+def test_of_many_that_create_a_table_at_once_one_does(archive: Archive) -> None:
+    for attempt in range(20):
+        relative = f"raw/Test/x{attempt}"
+        made: list[int] = []
+        refused: list[StaleWriter] = []
+        together = threading.Barrier(3)
+
+        def create(
+            number: int,
+            relative: str = relative,
+            made: list[int] = made,
+            refused: list[StaleWriter] = refused,
+            together: threading.Barrier = together,
+        ) -> None:
+            file = write_data_file(archive.store, relative, WEEK, SLICE, rows(number))
+            together.wait()
+            try:
+                commit(archive.store, relative, None, add=[file], transactions={KAFKA: (None, 1)}, schema=rows().schema)
+            except StaleWriter as error:
+                refused.append(error)
+            else:
+                made.append(number)
+
+        threads = [threading.Thread(target=create, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(made), len(refused)) == (1, 2)
+        snapshot = open_table(archive.store, relative)
+        assert snapshot is not None
+        assert read(snapshot)["value"].to_pylist() == made
