@@ -50,6 +50,9 @@ KAFKA_KEEPS = timedelta(days=15)
 
 _COMMIT_BYTES = 96 * 1024 * 1024
 _THREADS = 4
+_APART_US = 600_000_000
+"""Where a source has points no further apart, no other one is asked for what may be between them."""
+
 _LEDGER_EVERY_S = 60.0
 _LEDGER_ROWS = 1000
 
@@ -342,9 +345,10 @@ class _Healing:
             for interval in without(left, before):
                 if not self._ask(source, dataset, interval, asked, rows, found, count):
                     return
-            left = without(left, found)
+            answered = united(found, apart_us=_APART_US)
+            left = without(left, answered)
             for other in sources[place + 1 :]:
-                asked.note(dataset, other.name, found)
+                asked.note(dataset, other.name, answered)
         count.finish()
 
     def _ask(
@@ -365,8 +369,7 @@ class _Healing:
             return False
         for piece in source.pieces(dataset, interval):
             waiting.append(piece)
-            if piece.points.num_rows:
-                found.append(piece.interval)
+            found += piece.stretches(_APART_US)
             count.add(piece)
             if sum(one.points.nbytes for one in waiting) > _COMMIT_BYTES:
                 self._fill(target, waiting, asked, rows)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from efd_pipelines.history.intervals import Interval
@@ -28,6 +29,15 @@ class Piece:
         """How many values were given: what a server has to find, decode and send."""
         columns = (self.points[name] for name in self.points.column_names if name != "time")
         return sum(len(column) - column.null_count for column in columns)
+
+    def stretches(self, apart_us: int) -> list[Interval]:
+        """From point to point, where they are no further apart."""
+        times = np.sort(self.points["time"].cast(pa.int64()).to_numpy())
+        if not len(times):
+            return []
+        breaks = np.flatnonzero(np.diff(times) > apart_us)
+        firsts, lasts = times[np.concatenate([[0], breaks + 1])], times[np.concatenate([breaks, [len(times) - 1]])]
+        return [Interval(first, last + 1) for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)]
 
 
 class HistorySource(Protocol):
