@@ -19,8 +19,6 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import pyarrow.compute as pc
-
 from efd_pipelines.archive.findings import DEEPER, REINDEX, RESTORE, RESTORE_LOG, Audit, Finding, counted, some
 from efd_pipelines.archive.ledger import RAW, relative_of
 from efd_pipelines.archive.losses import missing_records
@@ -145,11 +143,17 @@ class Entries:
         import polars as pl
 
         names = self.frame.filter(pl.col("names") != "[]").select("dataset", "week", "slice", "names")
-        files = names.with_columns(pl.col("names").str.json_decode(pl.List(pl.String))).explode("names")
+        files = names.with_columns(pl.col("names").str.strip_chars('["]').str.split('","')).explode("names")
+        digest = pl.col("names").str.slice(1)
+        # By one number instead of four texts: half the time.
+        files = files.with_columns(digest.alias("hash"), pl.concat_str("week", "dataset", digest).hash().alias("key"))
+        sign = pl.when(pl.col("names").str.starts_with("+")).then(1).otherwise(-1)
         return (
-            files.group_by("dataset", "week", "slice", pl.col("names").str.slice(1).alias("hash"), maintain_order=True)
-            .agg(pl.when(pl.col("names").str.starts_with("+")).then(1).otherwise(-1).sum().alias("times"))
+            files.group_by("key")
+            .agg(pl.col("dataset", "week", "slice", "hash").first(), sign.sum().alias("times"))
             .filter(pl.col("times") != 0)
+            .drop("key")
+            .sort("dataset", "week", "slice", "hash")
         )
 
     @cached_property
@@ -169,17 +173,38 @@ class Entries:
 
     @cached_property
     def positions(self) -> pl.DataFrame:
-        """A row per position that a commit reached: dataset, version, partition (`<source>:<number>`), position."""
+        """A row per position that a commit reached: dataset, version, records, kind, partition, position, before.
+
+        `partition` is `<source>:<number>`, `before` its position in the commit before, null in the first; `is_one`
+        says that the commit moved no other. Rows are in no order.
+        """
         import polars as pl
 
-        moved = self.frame.filter(pl.col("positions") != "{}").select("dataset", "version", "positions")
-        pairs = moved.with_columns(pl.col("positions").str.extract_all(r'"[^"]+":\s*-?\d+')).explode("positions")
-        return pairs.select(
+        # A commit's positions and records stand on the same row of the ledger.
+        moved = self.frame.filter(pl.col("positions") != "{}").select(
             "dataset",
             "version",
-            pl.col("positions").str.extract(r'"([^"]+)"').alias("partition"),
+            "records",
+            pl.col("commit_kind").alias("kind"),
+            pl.col("positions").str.strip_chars("{}"),
+            (~pl.col("positions").str.contains(",", literal=True)).alias("is_one"),
+        )
+        # Most commits move one partition: only the others are worth taking apart.
+        several = moved.filter(~pl.col("is_one")).with_columns(pl.col("positions").str.split(",")).explode("positions")
+        named = pl.concat([moved.filter("is_one"), several]).select(
+            "dataset",
+            "version",
+            "records",
+            "kind",
+            "is_one",
+            pl.col("positions").str.extract(r'"([^"]*)"').alias("partition"),
             pl.col("positions").str.extract(r"(-?\d+)$").cast(pl.Int64).alias("position"),
-        ).sort("dataset", "partition", "version")
+        )
+        key = pl.concat_str("dataset", pl.lit("\n"), "partition").hash()
+        ordered = named.with_columns(key.alias("key")).sort("key", "version")
+        follows = pl.col("key") == pl.col("key").shift(1)
+        before = pl.when(follows).then(pl.col("position").shift(1)).alias("before")
+        return ordered.with_columns(before).drop("key")
 
     def gaps(self) -> Iterator[tuple[str, int, list[dict[str, Any]]]]:
         """The recorded gaps by dataset and the version that noticed them."""
@@ -213,8 +238,7 @@ def _entries(archive: Archive, datasets: Collection[Dataset] | None) -> Entries:
     import polars as pl
 
     archive.ledger.catch_up_pending()
-    ledger = archive.ledger.table(columns=_COLUMNS)
-    frame = pl.DataFrame(ledger.filter(pc.equal(ledger["table"], RAW)))
+    frame = archive.ledger.frame(_COLUMNS).filter(pl.col("table") == RAW)
     there = sorted(frame["dataset"].unique().to_list())
     wanted = there if datasets is None else sorted({dataset.text for dataset in datasets})
     unknown = sorted(set(wanted) - set(there))
@@ -275,16 +299,23 @@ def _audit_positions(audit: Audit, entries: Entries) -> None:
     """Positions rise, and no commit has more records than offsets."""
     import polars as pl
 
-    moves = entries.positions.with_columns(pl.col("position").shift(1).over("dataset", "partition").alias("before"))
+    moves = entries.positions
     back = moves.filter(pl.col("position") < pl.col("before"))
-    for dataset, version, partition, position, before in back.iter_rows():
+    for dataset, version, partition, position, before in back.select(
+        "dataset", "version", "partition", "position", "before"
+    ).iter_rows():
         detail = f"version {version} sets {partition} back from {before} to {position}"
         audit.found(dataset, "", "position", detail, REINDEX)
-    spans = moves.group_by("dataset", "version").agg(
-        (pl.col("position") - pl.col("before")).sum().alias("offsets"), pl.col("before").is_not_null().all()
+    steps = moves.filter(pl.col("kind") == "drain").with_columns(offsets=pl.col("position") - pl.col("before"))
+    several = (
+        steps.filter(~pl.col("is_one"))
+        .group_by("dataset", "version")
+        .agg(pl.col("records").first(), pl.col("before").is_not_null().all(), pl.col("offsets").sum())
+        .filter("before")
     )
-    full = spans.filter("before").join(entries.commits, on=["dataset", "version"])
-    over = full.filter((pl.col("records") > pl.col("offsets")) & (pl.col("kind") == "drain"))
+    columns = ["dataset", "version", "offsets", "records"]
+    over = pl.concat([steps.filter(pl.col("is_one")).select(columns), several.select(columns)])
+    over = over.filter(pl.col("records") > pl.col("offsets"))
     for dataset, version, offsets, records in over.select("dataset", "version", "offsets", "records").iter_rows():
         audit.duplicates += records - offsets
         detail = f"version {version} has {records:,} records of {offsets:,} offsets"

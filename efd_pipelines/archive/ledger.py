@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,6 +37,9 @@ from efd_pipelines.archive.tables import (
 from efd_pipelines.errors import StaleWriter, StoreUnavailable
 from efd_pipelines.times import from_microseconds
 from efd_pipelines.topics.names import Dataset
+
+if TYPE_CHECKING:
+    import polars as pl
 
 RELATIVE = "ledger/commits"
 PENDING = "ledger/pending"
@@ -252,6 +255,19 @@ class Ledger:
         if months is None and columns is None:
             self._whole = snapshot.version, found
         return found
+
+    def frame(self, columns: Collection[str]) -> pl.DataFrame:
+        """Some columns of all rows, each row once, in no order: sorting them takes longer than an audit may.
+
+        What tells rows apart is always among the columns.
+        """
+        import polars as pl
+
+        snapshot = self._snapshot()
+        schema = _part_of_schema([*columns, "month"])
+        parts = [self._read(file, schema) for file in snapshot.files()] if snapshot is not None else []
+        whole = pl.DataFrame(pa.concat_tables([schema.empty_table(), *parts]))
+        return whole.drop("month").unique(subset=_KEY, keep="any")
 
     def _read(self, file: DataFile, schema: pa.Schema = SCHEMA) -> pa.Table:
         """A file's rows; what a file of an older release lacks is null."""

@@ -156,15 +156,10 @@ class Span:
 
 def _sparse(audit: Audit, feeds: Sequence[Feed], entries: Entries) -> list[Span]:
     """The spans in which some offset has no record; those in which there are too many records are findings."""
-    import polars as pl
-
     gaps = dict[str, list[dict[str, Any]]]()
     for dataset, _, of in entries.gaps():
         gaps.setdefault(dataset, []).extend(of)
-    moves = entries.positions.join(
-        entries.commits.select("dataset", "version", "records"), on=["dataset", "version"]
-    ).with_columns(pl.col("position").shift(1).over("dataset", "partition").alias("before"))
-    by_dataset = {key[0]: part for key, part in moves.group_by("dataset")}
+    by_dataset = {key[0]: part for key, part in entries.positions.group_by("dataset")}
     found = []
     for feed in feeds:
         span = _span(feed, by_dataset[feed.dataset.text])
