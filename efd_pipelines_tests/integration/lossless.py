@@ -7,17 +7,18 @@ element, bit for bit, and readers that know Delta must see the same table.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
 import struct
+import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import fastavro
-import httpx
 import polars as pl
 import pyarrow as pa
 from confluent_kafka import Consumer, TopicPartition
@@ -47,7 +48,7 @@ def records_of(bootstrap: str, registry: str, topic: str, value_format: str = "a
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "lossless", "enable.partition.eof": True})
     partitions = list(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
     consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
-    found, ended, schemas = list[Record](), set[int | None](), dict[int, Any]()
+    found, ended = list[Record](), set[int | None]()
     while len(ended) < len(partitions):
         message = consumer.poll(10)
         assert message is not None, f"{topic} did not end"
@@ -55,21 +56,24 @@ def records_of(bootstrap: str, registry: str, topic: str, value_format: str = "a
             ended.add(message.partition())
             continue
         value = message.value() or b""
-        values = json.loads(value) if value_format == "json" else _decoded(registry, value, schemas)
+        values = json.loads(value) if value_format == "json" else _decoded(registry, value)
         stamp = message.timestamp()[1]
         found.append(Record(int(message.partition() or 0), int(message.offset() or 0), stamp, message.key(), values))
     consumer.close()
     return found
 
 
-def _decoded(registry: str, frame: bytes, schemas: dict[int, Any]) -> Mapping[str, Any]:
+def _decoded(registry: str, frame: bytes) -> Mapping[str, Any]:
     number = struct.unpack(">I", frame[1:5])[0]
-    if number not in schemas:
-        text = httpx.get(f"{registry}/schemas/ids/{number}").json()["schema"]
-        schemas[number] = fastavro.parse_schema(json.loads(text), _write_hint=False)
-    values = fastavro.schemaless_reader(io.BytesIO(frame[5:]), schemas[number], None)
+    values = fastavro.schemaless_reader(io.BytesIO(frame[5:]), _schema(registry, number), None)
     assert isinstance(values, dict)
     return values
+
+
+@functools.cache
+def _schema(registry: str, number: int) -> Any:
+    with urllib.request.urlopen(f"{registry}/schemas/ids/{number}", timeout=10) as answer:
+        return fastavro.parse_schema(json.loads(json.load(answer)["schema"]), _write_hint=False)
 
 
 def assert_lossless(archive: Archive, dataset: str, records: Sequence[Record]) -> pa.Table:
