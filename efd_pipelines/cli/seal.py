@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def merge(components: Components = None, week: WeekKey = None, as_json: AsJson = False) -> None:
-    """Merge slices that have too many files: more than 16 while they grow, more than one when they are over."""
+    """Merge slices with too many files. While they grow that is more than 16, when they are over more than one."""
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.merging import merge as merged
     from efd_pipelines.settings import load_settings
@@ -51,7 +51,7 @@ def merge(components: Components = None, week: WeekKey = None, as_json: AsJson =
 
 
 def seal(components: Components = None, week: WeekKey = None, as_json: AsJson = False) -> None:
-    """Seal weeks that ended a day ago or more: merge, audit, certify. Without --week, all that are not sealed."""
+    """Seal weeks that are over. Merge, audit and certify them; without --week, all that ended a day ago or more."""
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.sealing import seal as sealed
     from efd_pipelines.archive.sealing import unsealed_weeks
@@ -81,7 +81,7 @@ def seal(components: Components = None, week: WeekKey = None, as_json: AsJson = 
 
 
 def clean(as_json: AsJson = False) -> None:
-    """Remove files that were replaced, or left behind by killed runs, at least 7 days ago."""
+    """Remove files that count no more. They were replaced, or left behind by killed runs, at least 7 days ago."""
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.cleaning import clean as cleaned
     from efd_pipelines.settings import load_settings
