@@ -87,6 +87,10 @@ class Topic:
     def relative(self) -> str:
         return self.archive.relative(self.dataset)
 
+    def offset(self, number: int) -> int:
+        """The offset of a record, and after the last one the partition's end; a topic with holes leaves some out."""
+        return number
+
     def drain(self, count: int | None = None, *, into_ledger: bool = True) -> Commit:
         """Commits the next records (all by default), as a drain does."""
         end = len(self.values) if count is None else min(len(self.values), self.position + count)
@@ -96,7 +100,7 @@ class Topic:
             [self.values[n] for n in chosen],
             [b"{}" for _ in chosen],
             np.zeros(len(chosen), np.int32),
-            np.array(chosen, np.int64),
+            np.array([self.offset(n) for n in chosen], np.int64),
             np.array([self.stamps_ms[n] for n in chosen], np.int64),
         )
         snapshot = open_table(self.archive.store, self.relative)
@@ -122,7 +126,7 @@ class Topic:
             self.relative,
             snapshot,
             add=files,
-            transactions={app_id: (reached, end)},
+            transactions={app_id: (reached, self.offset(end))},
             schema=_columns(snapshot, encoded),
             description={
                 "slice": self.unit.value,
