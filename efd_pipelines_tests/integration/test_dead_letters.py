@@ -6,6 +6,7 @@ import json
 import threading
 from datetime import UTC, datetime, timedelta
 
+import dagster as dg
 import pyarrow.compute as pc
 import pytest
 from typer.testing import CliRunner
@@ -125,23 +126,53 @@ def test_two_that_replay_beside_a_drain_replay_each_letter_once(local_settings: 
     assert (audit.problems, audit.rows, audit.records) == ([], 58, 58)
 
 
-@pytest.mark.timeout(120)
-def test_the_command_lists_and_replays(local_settings: Settings, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from efd_pipelines.cli import app
-
-    topic, later, next_id = late_schema(local_settings, f"lsst.sal.Test.{unique}")
-    with SalProducer(local_settings) as producer:
-        producer.prepare([topic])
-        faulty.send_unregistered(producer, random_series(later, 3, microseconds(NOW)), next_id)
-    drain(Archive(local_settings), local_settings)
+@pytest.fixture
+def in_force(local_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings, as the process's own."""
     for name in ("kafka_bootstrap", "registry_url", "archive"):
         monkeypatch.setenv(f"EFD_{name.upper()}", str(getattr(local_settings, name)))
+    return local_settings
+
+
+def drained(settings: Settings, name: str) -> tuple[SalTopic, SalTopic, int]:
+    """The same, after three records of the next version were drained."""
+    topic, later, next_id = late_schema(settings, name)
+    with SalProducer(settings) as producer:
+        producer.prepare([topic])
+        faulty.send_unregistered(producer, random_series(later, 3, microseconds(NOW)), next_id)
+    drain(Archive(settings), settings)
+    return topic, later, next_id
+
+
+@pytest.mark.timeout(120)
+def test_the_job_replays(in_force: Settings, unique: str) -> None:
+    from efd_pipelines.defs.dead_letters import replay_dead_letters
+    from efd_pipelines.resources import Deployment
+
+    topic, later, _ = drained(in_force, f"lsst.sal.Test.{unique}")
+    register(in_force, later)
+    config = {"ops": {"replay_dead": {"config": {"topics": [topic.name]}}}}
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = replay_dead_letters.execute_in_process(
+            run_config=config, instance=instance, resources={"deployment": Deployment()}
+        )
+        told = instance.fetch_materializations(dg.AssetKey("raw_archive"), limit=10).records
+    assert done.success
+    assert {record.partition_key for record in told} == {f"Test|{Week.containing(NOW).key}"}
+    assert Archive(in_force).read(Dataset.parse(topic.name)).num_rows == 3
+
+
+@pytest.mark.timeout(120)
+def test_the_command_lists_and_replays(in_force: Settings, unique: str) -> None:
+    from efd_pipelines.cli import app
+
+    topic, later, next_id = drained(in_force, f"lsst.sal.Test.{unique}")
     command = ["archive", "dead-letters", topic.name, "--json"]
     (listed,) = json.loads(CliRunner().invoke(app, command).stdout)
     assert (listed["topic"], listed["count"]) == (topic.name, 3)
     assert str(next_id) in listed["reason"]
     assert CliRunner().invoke(app, [*command, "--replay", "--strict"]).exit_code == 1
-    register(local_settings, later)
+    register(in_force, later)
     done = CliRunner().invoke(app, [*command, "--replay", "--strict"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["replayed"] == 3
