@@ -21,8 +21,8 @@ from efd_pipelines_tests.faults.cases import KINDS, KindOfCase, Outcome, Stage, 
 from efd_pipelines_tests.faults.gate import IS_AVAILABLE
 from efd_pipelines_tests.faults.site import Servers, scratch
 
-CASES_OF_AN_ARCHIVE = 6
-_STORES: tuple[Store, ...] = ("directory", "s3", "directory")
+CASES_OF_AN_ARCHIVE = 5
+_STORES: tuple[Store, ...] = ("directory", "s3", "directory", "directory")
 
 
 def play_all(stage: Stage, cases: int, seed: int, first: int = 0, kinds: Sequence[KindOfCase] = KINDS) -> Outcome:
@@ -41,7 +41,7 @@ def play_all(stage: Stage, cases: int, seed: int, first: int = 0, kinds: Sequenc
 
 
 def _store(group: int, kinds: Sequence[KindOfCase]) -> Store:
-    """Two groups of three in a directory, one on S3; fewer where the kinds do not allow it."""
+    """Three groups of four in a directory, one on S3; fewer where the kinds do not allow it."""
     store = _STORES[group % len(_STORES)]
     return store if any(store in kind.stores for kind in kinds) else kinds[0].stores[0]
 

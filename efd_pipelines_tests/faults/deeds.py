@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from efd_pipelines.archive import store
+from efd_pipelines.archive import cleaning, store
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import Audit, verify
 from efd_pipelines.archive.dead_letters import replay
@@ -91,6 +91,17 @@ def release_all(settings: Settings, *, run: str = "struck") -> dict[str, Any]:
     return {"released": sum(released)}
 
 
+def clean_all(settings: Settings, *, run: str = "struck") -> dict[str, Any]:
+    """Removes what does not count, however young: nobody else may be at work."""
+    cleaning._HOURS_PER_DAY = 0
+    return look_for_old_files(settings, run=run)
+
+
+def look_for_old_files(settings: Settings, *, run: str = "struck") -> dict[str, Any]:
+    """The daily cleaning, which leaves alone what is younger than a week."""
+    return {"files": cleaning.clean(Archive(settings), run=run).files}
+
+
 def audit(settings: Settings) -> dict[str, Any]:
     """`efd archive verify --deep`, beside whatever else goes on."""
     found = verify(Archive(settings), deep=True)
@@ -135,6 +146,8 @@ DEEDS: Mapping[str, Deed] = {
     "drain": archive_all,
     "merge": merge_all,
     "seal": seal_all,
+    "clean": clean_all,
+    "daily cleaning": look_for_old_files,
     "replay": replay_all,
     "release": release_all,
     "audit": audit,

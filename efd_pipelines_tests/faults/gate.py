@@ -1,4 +1,4 @@
-"""The gate: a process's system calls on files and sockets, held one by one until somebody says what becomes of each.
+"""The gate: a process's system calls on files and to Kafka, held one by one until somebody says what becomes of each.
 
 `shut` puts a seccomp filter before the calling process that hands every call that writes a file or sends a message to
 the holder of its `Gate`, delta-rs's and librdkafka's among them, which no patch of Python sees. The holder lets a call
@@ -42,7 +42,6 @@ _CALLS: Final[dict[str, dict[str, int]]] = {
         "pwrite64": 18,
         "writev": 20,
         "sendmsg": 46,
-        "sendto": 44,
     },
     "aarch64": {
         "openat": 56,
@@ -58,7 +57,6 @@ _CALLS: Final[dict[str, dict[str, int]]] = {
         "pwrite64": 68,
         "writev": 66,
         "sendmsg": 211,
-        "sendto": 206,
     },
 }
 _MACHINE = platform.machine()
@@ -142,12 +140,14 @@ class Gate:
             return  # the process was killed between
 
 
-def shut(control: socket.socket) -> None:
+def shut(control: socket.socket, kind: Kind) -> None:
     """Shuts the gate before this process, which must have one thread, and gives its other end to `control`'s.
 
-    Messages by `control` itself pass, if they are sent with `sendmsg`.
+    Only calls that may be of that kind are held: each costs two changes of process. Messages by `control` itself pass,
+    if they are sent with `sendmsg`.
     """
-    program = _program(_CALLS[_MACHINE], _ARCHITECTURES[_MACHINE], control.fileno())
+    calls = {name: number for name, number in _CALLS[_MACHINE].items() if (name == "sendmsg") == (kind == "kafka")}
+    program = _program(calls, _ARCHITECTURES[_MACHINE], control.fileno())
     code = ctypes.create_string_buffer(program)
     filtered = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
     if _libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0):

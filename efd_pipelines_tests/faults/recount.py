@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from confluent_kafka import Consumer, TopicPartition
 from deltalake import DeltaTable
@@ -108,16 +109,29 @@ def counting_rows(store: Store, relative: str, columns: Sequence[str]) -> pa.Tab
 
 def rows_at(store: Store, relative: str, table: DeltaTable, columns: Sequence[str]) -> pa.Table:
     """These columns of all rows of one version of a table; a column that a file lacks is null."""
-    schema = _schema(columns)
+    schema, files = _schema(columns), _filesystem(store)
     parts = [schema.empty_table()]
     for path in pa.table(table.get_add_actions())["path"].to_pylist():
-        with pq.ParquetFile(store.path(f"{relative}/{path}"), filesystem=store.arrow_fs) as parquet:
+        with pq.ParquetFile(store.path(f"{relative}/{path}"), filesystem=files) as parquet:
             part = parquet.read(columns=[name for name in columns if name in parquet.schema_arrow.names])
             rows = parquet.metadata.num_rows
         there = dict(zip(part.column_names, part.columns, strict=True))
         arrays = [there[of.name].cast(of.type) if of.name in there else pa.nulls(rows, of.type) for of in schema]
         parts.append(pa.table(arrays, schema=schema))
     return pa.concat_tables(parts)
+
+
+def _filesystem(store: Store) -> pafs.FileSystem:
+    """Arrow's own clients, which nothing of ours has configured."""
+    if not store.is_remote:
+        return pafs.LocalFileSystem()
+    options = store.storage_options
+    return pafs.S3FileSystem(
+        access_key=options["AWS_ACCESS_KEY_ID"],
+        secret_key=options["AWS_SECRET_ACCESS_KEY"],
+        endpoint_override=options["AWS_ENDPOINT_URL"],
+        region=options["AWS_REGION"],
+    )
 
 
 def _schema(columns: Sequence[str]) -> pa.Schema:

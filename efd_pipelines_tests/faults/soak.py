@@ -30,10 +30,10 @@ from efd_pipelines_tests.faults.cases import Stage, Store, staged
 from efd_pipelines_tests.faults.site import Servers, scratch
 from efd_pipelines_tests.faults.zygote import Running
 
-WRITERS = ("drain", "drain", "merge", "seal", "clean", "replay")
+WRITERS = ("drain", "drain", "merge", "seal", "daily cleaning", "replay")
 _KILLED_WITHIN_S = 3.0
 _LOOK_S = 5.0
-_PAUSE_S = {"drain": 0.2, "merge": 0.5, "seal": 3.0, "clean": 3.0, "replay": 3.0, "audit": 1.0}
+_PAUSE_S = {"drain": 0.2, "merge": 0.5, "seal": 3.0, "daily cleaning": 3.0, "replay": 3.0, "audit": 1.0}
 _TIMEOUT_S = 300.0
 
 
@@ -139,7 +139,8 @@ def _asked(stage: Stage, soaked: Soaked, deed: str, **arguments: Any) -> dict[st
 
 
 def _count(stage: Stage, soaked: Soaked) -> None:
-    for deed in ("drain", "replay", "merge"):
+    """All is drained, merged, sealed and cleaned once more, alone; then compared with what was produced."""
+    for deed in ("drain", "replay", "merge", "seal", "clean"):
         stage.ended(stage.zygote.begin(deed, stage.site.environ, run="after"))
     answer = _asked(stage, soaked, "check", again="seal", expected=stage.site.expected())
     soaked.lost, soaked.doubled = answer.get("lost", 0), answer.get("doubled", 0)

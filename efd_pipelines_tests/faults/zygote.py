@@ -30,6 +30,8 @@ Then = Literal["pass", "kill", "fail", "wait"]
 
 _PARENT_DEATH_SIGNAL = 1
 _BUG = 70
+# Where the decoder has not been compiled yet, that comes first.
+_READY_WITHIN_S = 300.0
 _LAZY = (  # what the deeds import when they need it
     "pyarrow.parquet",
     "pyarrow.fs",
@@ -132,7 +134,7 @@ class Zygote:
         command = [sys.executable, "-m", __name__, str(theirs.fileno())]
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         theirs.close()
-        self._control.settimeout(60)
+        self._control.settimeout(_READY_WITHIN_S)
         if self._control.recv(1) != b"r":
             raise RuntimeError("the zygote did not come up")
         return self
@@ -276,7 +278,7 @@ def work(control: socket.socket, job: Mapping[str, Any]) -> None:
         deeds.be_patient(int(os.environ.get("EFD_TEST_PATIENCE_S", "0")))
         settings = load_settings(env_file=None)
         if job["strike"]:
-            shut(control)
+            shut(control, job["strike"]["kind"])
         answer = deeds.do(job["deed"], settings, job["arguments"])
     except BaseException:
         answer, code = {"error": "bug", "message": traceback.format_exc()}, _BUG
