@@ -4,6 +4,7 @@
 DATA ?= ./demo-data
 CASES ?= 1000
 SEED ?= 1
+MINUTES ?= 20
 # Directories and files to test, e.g. TESTS=efd_pipelines_tests/unit
 TESTS ?=
 PYTEST_ARGS ?=
@@ -13,11 +14,11 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test services services-stop lint faults scale bench lock clean
+.PHONY: help install demo dev test services services-stop lint faults soak scale bench lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Settings: DATA=$(DATA) CASES=$(CASES) SEED=$(SEED) TESTS= PYTEST_ARGS= PYTHON="
+	@echo "  Settings: DATA=$(DATA) CASES=$(CASES) SEED=$(SEED) MINUTES=$(MINUTES) TESTS= PYTEST_ARGS= PYTHON="
 
 demo: install ## the main job on embedded defaults, in DATA=./demo-data; ends with what was made and where
 	@$(VENV)/bin/efd demo --data "$(DATA)"
@@ -45,6 +46,9 @@ lint: install ## ruff, format check, types, import rules, Dagster's own validati
 
 faults: install ## the fault harness: CASES=1000 SEED=1
 	@$(PY) -m efd_pipelines_tests.faults --cases $(CASES) --seed $(SEED)
+
+soak: install ## everything at once under kill -9, readers beside it: MINUTES=20 SEED=1
+	@$(PY) -m efd_pipelines_tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
 
 scale: install ## memory and time at full size: drains of 2 GB and of 3,348 topics, merges of 1 GiB
 	@EFD_TEST_SCALE=1 $(PY) -m pytest -s efd_pipelines_tests/integration/test_scale.py efd_pipelines_tests/integration/test_sealing.py $(PYTEST_ARGS)
