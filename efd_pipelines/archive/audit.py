@@ -19,6 +19,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from efd_pipelines.archive.certificate_audit import audit_certified
 from efd_pipelines.archive.findings import DEEPER, REINDEX, RESTORE, RESTORE_LOG, Audit, Finding, counted, some
 from efd_pipelines.archive.ledger import RAW, relative_of
 from efd_pipelines.archive.losses import missing_records
@@ -86,12 +87,14 @@ def verify(
     _audit_slices(audit, entries, week)
     _audit_store(audit, entries, archive, week)
     _audit_logs(audit, entries, archive, announced)
+    audit_certified(audit, entries, archive, week)
     feeds = _recounted(audit, entries, settings) if settings is not None else []
     if deep:
         from efd_pipelines.archive.deep_audit import deep_audit
 
         deep_audit(archive, audit, entries.datasets, week, feeds)
     audit.problems = list(dict.fromkeys(audit.problems))
+    audit.notes = list(dict.fromkeys(audit.notes))
     return audit
 
 

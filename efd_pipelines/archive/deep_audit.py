@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from efd_pipelines.archive.certificate_audit import audit_certificates
 from efd_pipelines.archive.file_audit import FileAudit
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.findings import REINDEX, REPORT, RESTORE, RESTORE_LOG, Audit, counted
@@ -139,6 +140,7 @@ class _DatasetAudit:
         self._go_to(snapshot, versions)
         self._check_ledger(files)
         self._check_positions(snapshot)
+        audit_certificates(self._audit, self._archive, self._dataset, snapshot, self._week)
         places = self._check_files(snapshot, files).sorted()
         self._check_places(snapshot, places)
         return places

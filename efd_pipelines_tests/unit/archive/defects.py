@@ -138,6 +138,15 @@ class Scene:
             partition="month",
         )
 
+    @property
+    def certificate(self) -> Path:
+        return next(Path(self.archive.store.path(f"{self.relative}/_certificates")).iterdir())
+
+    def certificate_changed(self, change: Callable[[dict[str, Any]], None]) -> None:
+        document = json.loads(self.certificate.read_bytes())
+        change(document)
+        self.certificate.write_text(json.dumps(document))
+
     def drains(self) -> list[dict[str, Any]]:
         return [
             row for row in self._ledger_rows if row["dataset"] == self.dataset.text and row["commit_kind"] == "drain"
@@ -494,6 +503,48 @@ def a_schema_is_gone(scene: Scene) -> None:
     )
 
 
+# What a certificate shows
+
+
+def a_certificate_is_gone(scene: Scene) -> None:
+    scene.certificate.unlink()
+
+
+def a_certificate_cannot_be_read(scene: Scene) -> None:
+    scene.certificate.write_bytes(scene.certificate.read_bytes()[: scene.dice.randint(0, 100)])
+
+
+def a_certificate_has_other_rows(scene: Scene) -> None:
+    scene.certificate_changed(lambda document: _set(document, "rows", lambda rows: rows - 1))
+
+
+def a_certificate_has_another_hash(scene: Scene) -> None:
+    def change(document: dict[str, Any]) -> None:
+        scene.dice.choice(document["files"])["sha256"] = f"{scene.dice.getrandbits(256):064x}"
+
+    scene.certificate_changed(change)
+
+
+def a_certificate_has_other_rows_of_a_file(scene: Scene) -> None:
+    scene.certificate_changed(
+        lambda document: _set(scene.dice.choice(document["files"]), "rows", lambda rows: rows + 1)
+    )
+
+
+def a_certificate_is_of_another_topic(scene: Scene) -> None:
+    scene.certificate_changed(lambda document: _set(document, "dataset", lambda _: "lsst.sal.Test.y"))
+
+
+def a_certificate_is_an_older_one(scene: Scene) -> None:
+    scene.certificate_changed(lambda document: _set(document, "seal", lambda seal: seal - 1))
+
+
+def a_certificate_has_other_positions(scene: Scene) -> None:
+    scene.certificate_changed(
+        lambda document: _set(scene.dice.choice(document["origins"]), "position", lambda reached: reached + 9)
+    )
+
+
 def _with(rows: pa.Table, name: str, values: Any) -> pa.Table:
     column = rows.schema.field(name)
     array = values if isinstance(values, pa.Array) else pa.array(values)
@@ -574,4 +625,12 @@ DEEP = (
     rows_moved_to_the_dead,
     a_schemas_text_is_another,
     a_schema_is_gone,
+)
+CERTIFIED_PLAIN = (a_certificate_is_gone, a_certificate_cannot_be_read, a_certificate_has_other_rows)
+CERTIFIED_DEEP = (
+    a_certificate_has_another_hash,
+    a_certificate_has_other_rows_of_a_file,
+    a_certificate_is_of_another_topic,
+    a_certificate_is_an_older_one,
+    a_certificate_has_other_positions,
 )

@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ import pytest
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import Audit, verify
+from efd_pipelines.archive.files import write_data_file
+from efd_pipelines.archive.sealing import seal
 from efd_pipelines.settings import load_settings
+from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import TopicSchema
 from efd_pipelines_tests.unit.archive import defects
@@ -89,3 +93,44 @@ def test_metadata_show(healthy: Path, tmp_path: Path, defect: Callable[[defects.
 @pytest.mark.parametrize("defect", [*defects.PLAIN, *defects.DEEP], ids=lambda defect: defect.__name__)
 def test_reading_shows(healthy: Path, tmp_path: Path, defect: Callable[[defects.Scene], None], seed: int) -> None:
     assert audited(healthy, tmp_path, defect, seed, deep=True).problems
+
+
+@pytest.fixture(scope="module")
+def sealed(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, its weeks sealed."""
+    root = tmp_path_factory.mktemp("sealed") / "archive"
+    shutil.copytree(healthy, root)
+    archive = opened(root)
+    for week in {Week.parse(row) for row in archive.ledger.table()["week"].to_pylist() if row.startswith("2")}:
+        assert seal(archive, archive.settings, week=week, now=week.next().start + timedelta(days=2)).sealed == 1
+    return root
+
+
+def test_a_sealed_archive_has_no_problem(sealed: Path) -> None:
+    for deep in (False, True):
+        audit = verify(opened(sealed), deep=deep)
+        assert (audit.problems, audit.records, audit.rows) == ([], 126, 126)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("defect", defects.CERTIFIED_PLAIN, ids=lambda defect: defect.__name__)
+def test_the_ledger_shows(sealed: Path, tmp_path: Path, defect: Callable[[defects.Scene], None], seed: int) -> None:
+    assert set(audited(sealed, tmp_path, defect, seed, deep=False).kinds()) == {"certificate"}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("defect", [*defects.CERTIFIED_PLAIN, *defects.CERTIFIED_DEEP], ids=lambda of: of.__name__)
+def test_the_table_shows(sealed: Path, tmp_path: Path, defect: Callable[[defects.Scene], None], seed: int) -> None:
+    assert set(audited(sealed, tmp_path, defect, seed, deep=True).kinds()) == {"certificate"}
+
+
+def test_a_late_record_reopens_its_week_and_is_no_problem(sealed: Path, tmp_path: Path) -> None:
+    def late(scene: defects.Scene) -> None:
+        file = scene.any_file(4)
+        made = write_data_file(scene.archive.store, scene.relative, file.week, file.slice, scene.read(file).slice(0, 0))
+        scene.committed([made], [], kind="drain", records=0)
+
+    for deep in (False, True):
+        audit = audited(sealed, tmp_path / str(deep), late, 1, deep=deep)
+        assert [note.kind for note in audit.notes].count("reopened") == 1
+        assert "certificate" not in set(audit.kinds())
