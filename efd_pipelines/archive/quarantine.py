@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 GUARD = "quarantine"
 CLOCK_ERROR = "archive_clock_error"
 _WRITER = ("private_identity", "private_origin", "salIndex")
-_BATCH_BYTES = 32 * 1024 * 1024
+_BATCH_BYTES = 16 * 1024 * 1024
 _ATTEMPTS = 8
 
 
