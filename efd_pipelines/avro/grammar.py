@@ -32,7 +32,7 @@ def bare(declared: Any) -> Any:
     if not isinstance(declared, dict):
         return declared
     kept = {key: declared[key] for key in _STRUCTURE if key in declared}
-    if kept.get("type") in _PRIMITIVE:
+    if isinstance(kept.get("type"), str) and kept["type"] in _PRIMITIVE:
         return kept["type"]
     for key in ("type", "items", "values"):
         if isinstance(kept.get(key), dict | list):
@@ -69,13 +69,16 @@ def grammar(text: str) -> Grammar:
     """The grammar of a schema's text.
 
     Raises:
-        SchemaError: it cannot be decoded safely: an array of nothing may claim any number of items, and a type
-            that contains itself may nest without end.
+        SchemaError: it is no Avro schema, or cannot be decoded safely: an array of nothing may claim any number of
+            items, and a type that contains itself may nest without end.
     """
-    document = bare(json.loads(text))
     named: dict[str, Any] = {}
-    _name(document, "", named)
-    _refuse_unbounded(document, named, ())
+    try:
+        document = bare(json.loads(text))
+        _name(document, "", named)
+        _refuse_unbounded(document, named, ())
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise SchemaError(f"A schema is not Avro's ({error!r}); its messages are not decoded") from error
     return Grammar(document, named)
 
 

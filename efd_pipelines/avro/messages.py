@@ -36,6 +36,15 @@ _ARROW: Mapping[str, pa.DataType] = {
     "bytes": pa.binary(),
     "json": pa.string(),
 }
+_NO_SCHEMA = (
+    fastavro.schema.SchemaParseException,
+    fastavro.schema.UnknownType,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 _INT = range(-(2**31), 2**31)
 _ROWS = 4096
 # Saying in the schema's words where a body goes wrong takes a millisecond a kilobyte.
@@ -74,7 +83,7 @@ def _compiled(text: str, ints: tuple[str, ...]) -> _Compiled:
     reduced = grammar(text)
     try:
         return _Compiled(reduced, fastavro.parse_schema(reduced.document), ints)
-    except (fastavro.schema.SchemaParseException, fastavro.schema.UnknownType, ValueError, KeyError) as error:
+    except _NO_SCHEMA as error:
         raise SchemaError(f"The schema cannot be compiled ({error!r})") from error
 
 

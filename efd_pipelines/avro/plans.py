@@ -41,7 +41,10 @@ class WireField:
 @functools.lru_cache(maxsize=4096)
 def wire_fields(text: str) -> tuple[WireField, ...] | None:
     """The fields of a schema; None where one is neither a scalar nor an array of scalars, or there is none."""
-    fields = [_wire_field(str(declared["name"]), declared["type"]) for declared in bare(json.loads(text))["fields"]]
+    try:
+        fields = [_wire_field(str(declared["name"]), declared["type"]) for declared in bare(json.loads(text))["fields"]]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return None  # no schema of Avro's: `grammar` says so
     return tuple(field for field in fields if field) if fields and all(fields) else None
 
 
