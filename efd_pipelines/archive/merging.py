@@ -3,13 +3,15 @@
 A reader opens at most 16 files of a running slice: beyond that the smallest ones are put together, so that a row is
 written again only as often as its slice doubles. A finished slice becomes one file in the form that `form.py`
 describes. Each merge is one commit under the guard `slice:<slice>`, which removes what it read and adds what it wrote;
-drains append meanwhile undisturbed, and a late record makes a finished slice unfinished again. Rows of history whose
-record Kafka delivered after all are left out, and counted (design.md §4); no other row ever is.
+drains append meanwhile undisturbed, and a late record makes a finished slice unfinished again. Small files of
+quarantine and of the dead are put together too. Rows of history whose record Kafka delivered after all are left out,
+and counted (design.md §4); no other row ever is.
 Closing a week: `sealing.py`. Reading in order: `runs.py`.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import tempfile
 import time
@@ -42,6 +44,8 @@ _log = logging.getLogger(__name__)
 
 MAX_FILES = 16
 """A running slice with more files is merged."""
+
+_OUTSIDE_BYTES = 64 * 1024 * 1024
 
 FAN_IN = 32
 """So many files are merged at once; more are merged in turns."""
@@ -155,6 +159,14 @@ def files_to_merge(files: Sequence[DataFile], *, finished: bool) -> list[DataFil
     return ordered[: min(count, FAN_IN)]
 
 
+def outside_to_merge(files: Sequence[DataFile]) -> list[DataFile]:
+    """Which files of quarantine, or of the dead, become one: some of the smallest, since nothing there is ever over."""
+    ordered = sorted(files, key=lambda file: (file.size_bytes, file.path))[:FAN_IN]
+    ends = itertools.accumulate(file.size_bytes for file in ordered)
+    chosen = [file for file, end in zip(ordered, ends, strict=True) if end <= _OUTSIDE_BYTES]
+    return chosen if len(files) > MAX_FILES and len(chosen) > 1 else []
+
+
 class Merger:
     """Merges slices of datasets; used by `merge` and by sealing."""
 
@@ -178,8 +190,11 @@ class Merger:
     def _merge_slice(self, dataset: Dataset, key: str, at: datetime, rows: list[LedgerRow]) -> bool:
         """One merge of a slice; whether there may be more to merge."""
         snapshot = self.opened(dataset)
-        files = [file for file in snapshot.files() if file.slice == key and file.week not in (QUARANTINE, DEAD)]
-        chosen = files_to_merge(files, finished=is_finished(Slice.parse(key), at))
+        files = [file for file in snapshot.files() if file.slice == key]
+        if key in (QUARANTINE, DEAD):
+            chosen = outside_to_merge(files)
+        else:
+            chosen = files_to_merge(files, finished=is_finished(Slice.parse(key), at))
         if not chosen:
             return False
         surveys = [survey(snapshot, file) for file in chosen]
@@ -304,21 +319,22 @@ def crowded(
         dataset = Dataset.parse(row["dataset"])
         if (datasets is not None and dataset not in datasets) or not _is_wanted(row["week"], weeks):
             continue
-        most = MAX_FILES if not is_finished(Slice.parse(row["slice"]), at) else 1
-        if row["files"] > (0 if row["sealed"] else most):
+        if row["files"] > _most(row, at):
             found.setdefault(dataset, []).append(row["slice"])
     return found
 
 
 _FILES = """
-    WITH of AS (
-        SELECT dataset, week, slice, sum(files)::BIGINT AS files, max(version) AS version FROM ledger
-        WHERE "table" = 'raw' AND week NOT IN ('', 'quarantine', 'dead') GROUP BY ALL
-    ), sealed AS (SELECT dataset, week FROM of WHERE slice = '')
-    SELECT of.*, sealed.week IS NOT NULL AS sealed FROM of LEFT JOIN sealed USING (dataset, week)
-    WHERE slice <> '' AND files > 0 ORDER BY dataset, slice
+    SELECT dataset, week, slice, sum(files)::BIGINT AS files, sum(bytes)::BIGINT AS bytes FROM ledger
+    WHERE "table" = 'raw' AND slice <> '' GROUP BY ALL HAVING sum(files) > 1 ORDER BY dataset, slice
 """
-"""Files by slice. Where a sealed week's rows have collapsed into one, only what came later stands by slice."""
+
+
+def _most(row: Mapping[str, Any], at: datetime) -> int:
+    """How many files a slice may have."""
+    if row["week"] in (QUARANTINE, DEAD):
+        return max(MAX_FILES, int(row["bytes"]) // (_OUTSIDE_BYTES // 4))
+    return 1 if is_finished(Slice.parse(row["slice"]), at) else MAX_FILES
 
 
 def _is_wanted(week: str, weeks: Collection[Week | str] | None) -> bool:

@@ -17,12 +17,25 @@ import pytest
 
 from efd_pipelines.archive import form, merging, runs
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.dead_letters import dead_frames, dead_letters
 from efd_pipelines.archive.files import DataFile, sort_rows, write_data_file
 from efd_pipelines.archive.form import form_of, row_groups, survey
 from efd_pipelines.archive.ledger import RAW, rows_of
-from efd_pipelines.archive.merging import MAX_FILES, Merger, MergeResult, files_to_merge, merge, without_superseded
+from efd_pipelines.archive.merging import (
+    MAX_FILES,
+    Merger,
+    MergeResult,
+    crowded,
+    files_to_merge,
+    merge,
+    outside_to_merge,
+    without_superseded,
+)
+from efd_pipelines.archive.reading import read_file
 from efd_pipelines.archive.runs import Room, Run, merged
 from efd_pipelines.archive.schemas import WriterSchemas
+from efd_pipelines.archive.sealing import seal
+from efd_pipelines.archive.slices import DEAD, QUARANTINE
 from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
 from efd_pipelines.errors import StaleWriter
 from efd_pipelines.settings import load_settings
@@ -320,6 +333,41 @@ def test_a_row_without_its_identity_supersedes_nothing() -> None:
     assert without_superseded(rows).num_rows == 2
     known = rows.set_column(2, "private_sndStamp", pa.array([2.0, 2.0]))
     assert without_superseded(known)["archive_source"].to_pylist() == ["c/t"]
+
+
+def test_small_files_of_quarantine_and_of_the_dead_are_put_together(archive: Archive) -> None:
+    topic = Topic(archive)
+    for n in range(MAX_FILES + 1):
+        topic.send(PLAIN, [n, WEEK.start_us + n], value=[n, n])
+        topic.values[-1] = b"no frame %d" % n
+        topic.drain()
+    dead, lost = dead_frames(archive, topic.dataset).sort_by("kafka_offset"), quarantine_of(topic)
+    assert merge(archive, now=NOON).slices == 2
+    assert len(files_of(topic)) == 2
+    assert dead_frames(archive, topic.dataset).sort_by("kafka_offset").to_pylist() == dead.to_pylist()
+    assert quarantine_of(topic).to_pylist() == lost.to_pylist()
+    assert not crowded(archive, now=NOON)
+    assert len(dead_letters(archive)) == 1
+
+
+def quarantine_of(topic: Topic) -> pa.Table:
+    snapshot = opened(topic)
+    parts = [read_file(snapshot, file, snapshot.schema) for file in snapshot.files({QUARANTINE})]
+    return pa.concat_tables(parts).sort_by("kafka_offset")
+
+
+def test_large_files_of_the_dead_stay_as_they_are() -> None:
+    files = [DataFile(f"{n}.parquet", DEAD, DEAD, 1, 20 << 20) for n in range(40)]
+    assert len(outside_to_merge(files)) == 3
+    assert outside_to_merge([replace(file, size_bytes=40 << 20) for file in files]) == []
+    assert outside_to_merge(files[:16]) == []
+
+
+def test_a_sealed_week_is_not_looked_at_again(archive: Archive) -> None:
+    topic_with(archive, 3)
+    assert crowded(archive, now=LATER)
+    seal(archive, archive.settings, week=WEEK, now=LATER)
+    assert not crowded(archive, now=LATER)
 
 
 def test_a_merge_that_would_lose_a_row_is_not_committed(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
