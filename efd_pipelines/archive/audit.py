@@ -64,6 +64,7 @@ def verify(
     *,
     deep: bool = False,
     week: str | None = None,
+    since: str | None = None,
     datasets: Collection[Dataset] | None = None,
     settings: Settings | None = None,
 ) -> Audit:
@@ -72,6 +73,7 @@ def verify(
     Args:
         deep: also read every file that counts.
         week: only the files and rows of this week; the balance of records and rows is always that of the whole.
+        since: in the store, look only for files of the weeks from this one on, and of those outside all weeks.
         settings: where given, Kafka is asked what it still has.
 
     Raises:
@@ -85,7 +87,7 @@ def verify(
     _audit_gaps(audit, entries)
     _audit_positions(audit, entries)
     _audit_slices(audit, entries, week)
-    _audit_store(audit, entries, archive, week)
+    _audit_store(audit, entries, archive, week, since)
     _audit_logs(audit, entries, archive, announced)
     audit_certified(audit, entries, archive, week)
     feeds = _recounted(audit, entries, settings) if settings is not None else []
@@ -380,7 +382,7 @@ def _bounds(keys: Iterable[tuple[str, str]]) -> list[tuple[str, str, str, int, i
     return found
 
 
-def _audit_store(audit: Audit, entries: Entries, archive: Archive, week: str | None) -> None:
+def _audit_store(audit: Audit, entries: Entries, archive: Archive, week: str | None, since: str | None) -> None:
     """Every file that counts is in its directory, once, with as many bytes as its slice must have."""
     import polars as pl
 
@@ -389,6 +391,8 @@ def _audit_store(audit: Audit, entries: Entries, archive: Archive, week: str | N
         audit.duplicates += 1 if times > 1 else 0
         detail = f"file {key}-{digest}.parquet was added {times} times more than removed"
         audit.found(dataset, of, "doubled" if times > 1 else "ledger", detail, DEEPER)
+    if since is not None:  # the names of quarantine and of the dead come after all dates
+        live = live.filter(pl.col("week") >= since)
     wanted = live.filter(pl.col("times") == 1).group_by("dataset", "week", maintain_order=True).agg("slice", "hash")
     held = entries.slices.filter("known")
     sizes = {(d, w, s): (rows, size) for d, w, s, rows, size in held.select(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from efd_pipelines.archive.certificates import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 MOST_READ = 10_000
 """So many certificates the plain audit reads where no week is asked for, those of the newest weeks."""
+_READ_AT_ONCE = {False: 2, True: 16}
 
 _SEAL_AGAIN = "`efd archive seal --week MONDAY` writes it anew, if the week passes `efd archive verify --deep`."
 _BLOCK_BYTES = 8 * 1024 * 1024
@@ -36,8 +38,11 @@ _BLOCK_BYTES = 8 * 1024 * 1024
 
 def audit_certified(audit: Audit, entries: Entries, archive: Archive, week: str | None) -> None:
     """Compares certificates with what the ledger says of their weeks."""
-    for dataset, of, touched, rows, size in _sealed(entries, week):
-        certificate = _read(audit, archive, dataset, of)
+    weeks = list(_sealed(entries, week))
+    with ThreadPoolExecutor(_READ_AT_ONCE[archive.store.is_remote]) as pool:
+        found = list(pool.map(lambda one: _try(archive, one[0], one[1]), weeks))
+    for (dataset, of, touched, rows, size), read in zip(weeks, found, strict=True):
+        certificate = _readable(audit, dataset, of, read)
         if certificate is None:
             continue
         if touched:
@@ -66,15 +71,22 @@ def _sealed(entries: Entries, week: str | None) -> Iterator[tuple[Dataset, str, 
         yield Dataset.parse(dataset), of, changed is not None and changed > sealed, rows, size
 
 
-def _read(audit: Audit, archive: Archive, dataset: Dataset, week: str) -> Certificate | None:
+def _try(archive: Archive, dataset: Dataset, week: str) -> Certificate | DamagedCertificate | None:
     try:
-        certificate = read_certificate(archive, dataset, week)
+        return read_certificate(archive, dataset, week)
     except DamagedCertificate as error:
-        audit.found(dataset.text, week, "certificate", error.message, error.remedy)
+        return error
+
+
+def _readable(
+    audit: Audit, dataset: Dataset, week: str, read: Certificate | DamagedCertificate | None
+) -> Certificate | None:
+    if isinstance(read, DamagedCertificate):
+        audit.found(dataset.text, week, "certificate", read.message, read.remedy)
         return None
-    if certificate is None:
+    if read is None:
         audit.found(dataset.text, week, "certificate", "the week is sealed, its certificate is gone", _SEAL_AGAIN)
-    return certificate
+    return read
 
 
 def _note_reopened(audit: Audit, dataset: Dataset, week: str) -> None:
@@ -88,7 +100,7 @@ def audit_certificates(
     """Compares certificates with the table and its files."""
     for of in certified_weeks(archive, dataset):
         if week in (None, of):
-            certificate = _read(audit, archive, dataset, of)
+            certificate = _readable(audit, dataset, of, _try(archive, dataset, of))
             if certificate is not None:
                 _audit(audit, dataset, snapshot, certificate, of)
 

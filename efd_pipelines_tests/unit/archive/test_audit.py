@@ -95,6 +95,15 @@ def test_reading_shows(healthy: Path, tmp_path: Path, defect: Callable[[defects.
     assert audited(healthy, tmp_path, defect, seed, deep=True).problems
 
 
+def test_files_of_older_weeks_are_left_to_whoever_asks_for_them(healthy: Path, tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    shutil.copytree(healthy, root)
+    defects.a_week_is_gone(defects.Scene(opened(root), Dataset("lsst.sal.Test.x"), random.Random(1)))
+    assert verify(opened(root), since="2026-11-23").ok
+    assert not verify(opened(root), since="2026-11-16").ok
+    assert not verify(opened(root), week="2026-11-16").ok
+
+
 @pytest.fixture(scope="module")
 def sealed(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, its weeks sealed."""
