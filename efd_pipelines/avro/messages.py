@@ -2,7 +2,8 @@
 
 It takes what the fast one does not cover or refused. Whatever fastavro returns is written again and compared
 with the body; where that differs, `grammar.py` decides whether the body is a message in another of Avro's
-spellings or garbage that passes for one. Values of nested types become JSON text.
+spellings or garbage that passes for one. A `float` is read as its four bytes: Python's are doubles, and a NaN that
+signals comes out of one as another. Values of nested types become JSON text.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ _NO_SCHEMA = (
     AttributeError,
     RecursionError,
 )
+_RAW_FLOAT: Any = {"type": "fixed", "name": "efd_pipelines.raw_float", "size": 4}
 _INT = range(-(2**31), 2**31)
 _ROWS = 4096
 # Saying in the schema's words where a body goes wrong takes a millisecond a kilobyte.
@@ -65,7 +67,7 @@ class SingleMessages:
         return True
 
     def attempt(self, bodies: Sequence[bytes], schema: TopicSchema, layout: Layout) -> Attempt:
-        compiled = _compiled(schema.text, tuple(field.name for field in schema.fields if field.type == "int"))
+        compiled = _compiled(schema.text, _names(schema, "int"), _names(schema, "float"))
         flattening = Flattening(layout)
         refused: dict[int, str] = {}
         good: list[int] = []
@@ -79,12 +81,36 @@ class SingleMessages:
 
 
 @functools.lru_cache(maxsize=4096)
-def _compiled(text: str, ints: tuple[str, ...]) -> _Compiled:
+def _compiled(text: str, ints: tuple[str, ...], floats: tuple[str, ...]) -> _Compiled:
     reduced = grammar(text)
     try:
-        return _Compiled(reduced, fastavro.parse_schema(reduced.document), ints)
+        return _Compiled(reduced, fastavro.parse_schema(_with_raw(reduced.document, floats)), ints)
     except _NO_SCHEMA as error:
         raise SchemaError(f"The schema cannot be compiled ({error!r})") from error
+
+
+def _names(schema: TopicSchema, kind: str) -> tuple[str, ...]:
+    return tuple(field.name for field in schema.fields if field.type == kind)
+
+
+def _with_raw(document: Any, floats: Sequence[str]) -> Any:
+    """The schema's document with the bytes of these fields' floats. A type is defined where it is first used."""
+    fields, kind = [], _RAW_FLOAT
+    for field in document["fields"]:
+        if field["name"] in floats:
+            field = {**field, "type": _replaced(field["type"], kind)}
+            kind = _RAW_FLOAT["name"]
+        fields.append(field)
+    return {**document, "fields": fields}
+
+
+def _replaced(declared: Any, kind: Any) -> Any:
+    """A type with `kind` for `float`: the scalar, the branch of a union or the items of an array."""
+    if declared == "float":
+        return kind
+    if isinstance(declared, list):
+        return [_replaced(branch, kind) for branch in declared]
+    return {**declared, "items": _replaced(declared["items"], kind)} if isinstance(declared, dict) else declared
 
 
 def _read(
@@ -152,7 +178,24 @@ def _fits_int(value: Any) -> bool:
 
 
 def _fields(messages: Sequence[Mapping[str, Any]], schema: TopicSchema) -> dict[str, pa.Array]:
-    return {field.name: field_array(field, [message[field.name] for message in messages]) for field in schema.fields}
+    return {
+        field.name: (_floats if field.type == "float" else field_array)(
+            field, [message[field.name] for message in messages]
+        )
+        for field in schema.fields
+    }
+
+
+def _floats(field: Field, values: list[Any]) -> pa.Array:
+    """A field's floats, of which there are bytes."""
+    if not field.array:
+        numbers = np.frombuffer(b"".join(value or bytes(4) for value in values), "<f4")
+        return pa.array(numbers, mask=np.array([value is None for value in values], np.bool_))
+    lengths = np.array([len(value or ()) for value in values], np.int32)
+    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
+    items = np.frombuffer(b"".join(item for value in values for item in value or ()), "<f4")
+    is_null = pa.array([value is None for value in values], pa.bool_())
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(items), mask=is_null if is_null.true_count else None)
 
 
 def field_array(field: Field, values: list[Any]) -> pa.Array:

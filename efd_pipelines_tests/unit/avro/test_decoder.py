@@ -118,7 +118,8 @@ def test_random_bytes_become_rows_only_when_fastavro_reads_the_same(kinds: list[
         assert not is_message(schema, bodies[index])
 
 
-def test_every_nan_keeps_its_bits() -> None:
+@each_decoder
+def test_every_nan_keeps_its_bits(decoders: Any) -> None:
     schema = a_schema(("f", "float"), ("d", "double"), ("a", array_of("float"), [0.0, 0.0]))
     floats = [0x7FC00000, 0xFFC12345, 0x7F800001, 0x7F800000, 0xFF800000, 0x80000000, 0x00000001]
     doubles = [0x7FF8000000000000, 0xFFF0000000000001, 0x8000000000000000, 1, 0x7FF0000000000000, 2, 3]
@@ -126,7 +127,7 @@ def test_every_nan_keeps_its_bits() -> None:
         struct.pack("<IQ", single, double) + b"\x04" + struct.pack("<II", single, 0) + b"\0"
         for single, double in zip(floats, doubles, strict=True)
     ]
-    table = decode(bodies, schema, plan_layout(schema)).table
+    table = decode(bodies, schema, plan_layout(schema), decoders=decoders).table
     assert table["f"].to_numpy().view(np.uint32).tolist() == floats
     assert table["d"].to_numpy().view(np.uint64).tolist() == doubles
     assert table["a0"].to_numpy().view(np.uint32).tolist() == floats
