@@ -556,6 +556,32 @@ def test_what_a_new_generation_brings_again_is_recognised_wherever_it_is_kept(lo
     assert (audit.problems, audit.missing, audit.rows, audit.records) == ([], 0, 21, 21)
 
 
+@pytest.mark.timeout(120)
+def test_two_drains_that_notice_a_truncation_at_once_begin_one_generation(local_settings: Settings) -> None:
+    topic, archive = builtin_topic("Test.scalars"), Archive(local_settings)
+    produce(local_settings, topic, 30)
+    drain(archive, local_settings)
+    lose_the_end(archive, Dataset.parse(topic.name))
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            drain(Archive(local_settings), local_settings, until_caught_up=True)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    drain(archive, local_settings, until_caught_up=True)
+    sources = ledger_positions(archive)[topic.name].positions
+    assert sorted(sources.values()) == [30, ENDED]
+    assert rows_and_records(archive) == (30, 30)
+
+
 def lose_the_end(archive: Archive, dataset: Dataset) -> None:
     """As if more had been archived of the topic's only partition than its log has now."""
     snapshot = archive.snapshot(dataset)

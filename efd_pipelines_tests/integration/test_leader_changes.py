@@ -31,7 +31,7 @@ from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.conftest import start
 from efd_pipelines_tests.integration.lossless import assert_lossless, records_of
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -66,7 +66,7 @@ class Cluster:
         return set(self.admin.list_topics(topic, timeout=10).topics[topic].partitions[0].isrs)
 
     def wait(self, until: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 150
         while not until():
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -139,7 +139,7 @@ def test_a_log_that_lost_its_end_and_grew_past_the_old_position(
     (gap,) = gaps(archive, [Dataset.parse(topic.name)])
     assert (gap["kind"], gap["first"], gap["end"], missing_records(gap)) == ("truncated", 10, 20, 0)
     audit = verify(archive, deep=True, datasets=[Dataset.parse(topic.name)])
-    assert (audit.missing, audit.duplicates, audit.rows, audit.records) == (0, 0, 45, 45)
+    assert (audit.problems, audit.missing, audit.rows, audit.records) == ([], 0, 45, 45)
     assert drain(archive, settings, topics=[topic.name], until_caught_up=True).records == 0
 
 
