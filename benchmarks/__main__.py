@@ -18,7 +18,7 @@ RESULTS = Path(__file__).with_name("results.md")
 
 def main() -> int:
     parts, failed = [], []
-    for name in sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__)):
+    for name in sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.ispkg):
         if name.startswith("_"):
             continue
         note(f"— {name}")

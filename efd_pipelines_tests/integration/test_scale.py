@@ -1,6 +1,7 @@
 """How much a drain takes: memory whatever the backlog, time for all topics of the observatory.
 
-Scaled down here; `make scale` runs it at full size (`EFD_TEST_SCALE=1`: 2 GB of backlog, 10,000 messages of 116 kB).
+Scaled down here; `make scale` runs it at full size (`EFD_TEST_SCALE=1`: 2 GB of backlog in one topic and in 500
+partitions, 10,000 messages of 116 kB).
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ from efd_pipelines.settings import load_settings
 settings = load_settings(env_file=None)
 result = drain(Archive(settings), settings)
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-print(json.dumps({"records": result.records, "avro_bytes": result.avro_bytes, "peak": peak, "s": result.seconds}))
+print(json.dumps({"records": result.records, "avro_bytes": result.avro_bytes, "peak": peak, "s": result.seconds,
+                  "commits": result.commits}))
 """
 
 
@@ -87,6 +89,25 @@ def test_memory_stays_bounded_with_large_messages(local_settings: Settings) -> N
     assert found["records"] == total
     assert found["avro_bytes"] / total > 116_000
     assert found["peak"] < LIMIT_BYTES
+
+
+@pytest.mark.timeout(3600)
+def test_memory_stays_bounded_with_500_partitions_and_their_files_are_few(local_settings: Settings) -> None:
+    """Ten times the backlog of an interval in all of them at once: at full size 2 GB."""
+    names = [f"lsst.sal.MTM1M3.many{n}" for n in range(125)]
+    topics = [SalTopic.of(name, [SalField("values", "double", 100)]) for name in names]
+    assert sum(topic.partitions for topic in topics) == 500
+    each = int(17_500 * SCALE**2)
+    for topic in topics:
+        fill(local_settings, topic, each, 100)
+    found = drained_elsewhere(local_settings)
+    print(
+        f"{found['avro_bytes'] / 1e6:.0f} MB in {found['s']:.0f} s, {found['commits']:.0f} commits, "
+        f"peak {found['peak'] / 2**20:.0f} MiB"
+    )
+    assert found["records"] == each * len(topics)
+    assert found["peak"] < LIMIT_BYTES
+    assert found["commits"] <= 3 * len(topics) + found["avro_bytes"] / (1 << 22)
 
 
 @pytest.mark.timeout(1800)
