@@ -1,8 +1,8 @@
 """Protocol: lines of InfluxDB's line protocol → values, `measurement[,tag=value…] field=value[,field=value…] time`.
 
-Nearly all lines of an export are alike, one field each, and are read by one regular expression over a column of lines;
-what that does not match, escapes, several fields, texts over several lines, is read by a parser that follows the
-grammar character by character. A record ends where a line ends outside quotes. What is no record is refused.
+Nearly all lines of an export are alike, a number each, and are taken apart column by column at blanks and equals
+signs; texts by one regular expression; what neither is sure of, escapes, several fields, texts over several lines, by a
+parser that follows the grammar. A record ends where a line ends outside quotes. What is no record is refused.
 Source of the grammar: InfluxDB 1.8's documentation of the line protocol.
 """
 
@@ -32,14 +32,14 @@ SCHEMA = {
     "boolean_value": pl.Boolean,
 }
 
-_PLAIN = (
-    r'^(?P<measurement>[^\\, "#]+)(?P<tags>,[^\\ "]+)? (?P<field>[^\\=, "]+)='
-    r'(?:(?P<float>-?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)|(?P<integer>-?[0-9]{1,18})i|"(?P<string>[^"\\]*)"|'
-    r"(?P<boolean>[tT]|[fF]|true|True|TRUE|false|False|FALSE))"
+_TEXT = (
+    r'^(?P<measurement>[^\\, "]+)(?P<tags>,[^\\ "]+)? (?P<field>[^\\=, "]+)="(?P<string>[^"\\]*)"'
     r" (?P<time>-?[0-9]{1,18}|-?[0-8][0-9]{18})$"
 )
+_NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _TRUE = frozenset({"t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"f", "F", "false", "False", "FALSE"})
+_BOOLEANS = {**dict.fromkeys(sorted(_TRUE), True), **dict.fromkeys(sorted(_FALSE), False)}
 _QUOTE = re.compile(r'\\.|"', re.DOTALL)
 _KEY = re.compile(r"(?:[^\\, ]|\\.)+", re.DOTALL)
 _TAGS = re.compile(r"(?:,(?:[^\\, =]|\\.)+=(?:[^\\, =]|\\.)+)*", re.DOTALL)
@@ -61,13 +61,11 @@ def read_block(text: str, name: str) -> pl.DataFrame:
     """
     records = [record for record in _records(text) if record.strip() and not record.startswith(_NOT_DATA)]
     lines = pl.Series("line", records, pl.String)
-    plain = lines.str.extract_groups(_PLAIN).struct.unnest()
-    is_plain = plain["time"].is_not_null()
-    found = [_of_plain(plain.filter(is_plain))]
-    rest = [value for record in lines.filter(~is_plain) for value in parse_record(record, name)]
-    if rest:
-        found.append(pl.DataFrame(rest, schema=SCHEMA, orient="row"))
-    return pl.concat(found)
+    is_plain = ~lines.str.contains_any(['"', "\\"])
+    numbers, others = _of_numbers(lines.filter(is_plain))
+    texts, others = _of_texts(pl.concat([lines.filter(~is_plain), others]))
+    rest = [value for record in others for value in parse_record(record, name)]
+    return pl.concat([numbers, texts, pl.DataFrame(rest, schema=SCHEMA, orient="row")])
 
 
 def end_of_records(text: str) -> int:
@@ -104,17 +102,64 @@ def _records(text: str) -> Iterator[str]:
         yield "\n".join(waiting)
 
 
-def _of_plain(groups: pl.DataFrame) -> pl.DataFrame:
-    return groups.select(
-        pl.col("measurement"),
-        pl.col("tags").fill_null(""),
-        pl.col("field"),
-        pl.col("time").cast(pl.Int64).floordiv(1000),
-        pl.col("float").cast(pl.Float64).alias("float_value"),
-        pl.col("integer").cast(pl.Int64).alias("integer_value"),
-        pl.col("string").alias("string_value"),
-        pl.col("boolean").str.to_lowercase().str.starts_with("t").alias("boolean_value"),
+def _of_numbers(lines: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
+    """Values of lines without quotes and escapes that have one number or boolean; and the other lines."""
+    frame = pl.DataFrame({"line": lines}).with_columns(
+        pl.col("line").str.splitn(" ", 3).struct.rename_fields(["key", "pair", "stamp"]).alias("parts")
     )
+    frame = frame.unnest("parts").with_columns(
+        pl.col("key").str.splitn(",", 2).struct.rename_fields(["measurement", "tags"]).alias("of_key"),
+        pl.col("pair").str.splitn("=", 2).struct.rename_fields(["field", "value"]).alias("of_pair"),
+        pl.col("stamp").cast(pl.Int64, strict=False).alias("time"),
+    )
+    frame = frame.unnest("of_key", "of_pair")
+    is_integer = pl.col("value").str.ends_with("i")
+    frame = frame.with_columns(
+        pl.col("value").cast(pl.Float64, strict=False).alias("float_value"),
+        pl.when(is_integer)
+        .then(pl.col("value").str.strip_suffix("i"))
+        .cast(pl.Int64, strict=False)
+        .alias("integer_value"),
+        pl.col("value").replace_strict(_BOOLEANS, default=None, return_dtype=pl.Boolean).alias("boolean_value"),
+    )
+    is_good = (
+        pl.col("time").is_not_null()
+        & (pl.col("field") != "")
+        & ~pl.col("field").str.contains(",", literal=True)
+        & (pl.col("measurement") != "")
+        & (
+            pl.col("float_value").is_finite()
+            | pl.any_horizontal(pl.col("integer_value", "boolean_value").is_not_null())
+        )
+    ).fill_null(False)
+    good = frame.filter(is_good).select(
+        "measurement",
+        pl.when(pl.col("tags").is_null()).then(pl.lit("")).otherwise(pl.lit(",") + pl.col("tags")).alias("tags"),
+        "field",
+        pl.col("time").floordiv(1000),
+        "float_value",
+        "integer_value",
+        pl.lit(None, pl.String).alias("string_value"),
+        "boolean_value",
+    )
+    return good, frame.filter(~is_good)["line"]
+
+
+def _of_texts(lines: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
+    """Values of lines that have one text without escapes; and the other lines."""
+    groups = lines.str.extract_groups(_TEXT).struct.unnest()
+    is_good = groups["time"].is_not_null()
+    good = groups.filter(is_good).select(
+        "measurement",
+        pl.col("tags").fill_null(""),
+        "field",
+        pl.col("time").cast(pl.Int64).floordiv(1000),
+        pl.lit(None, pl.Float64).alias("float_value"),
+        pl.lit(None, pl.Int64).alias("integer_value"),
+        pl.col("string").alias("string_value"),
+        pl.lit(None, pl.Boolean).alias("boolean_value"),
+    )
+    return good, lines.filter(~is_good)
 
 
 def parse_record(record: str, name: str = "") -> list[tuple[object, ...]]:
@@ -151,15 +196,11 @@ def _value(text: str, record: str, name: str) -> Sequence[object]:
         return None, None, re.sub(r'\\(["\\])', r"\1", text[1:-1]), None
     if text in _TRUE or text in _FALSE:
         return None, None, None, text in _TRUE
-    try:
-        if not text.endswith("i"):
-            return float(text), None, None, None
-        integer = int(text[:-1])
-    except ValueError:
-        raise _bad(record, name) from None
-    if not -(2**63) <= integer < 2**63:
+    if _NUMBER.fullmatch(text):
+        return float(text), None, None, None
+    if not re.fullmatch(r"-?[0-9]{1,19}i", text) or not -(2**63) <= int(text[:-1]) < 2**63:
         raise _bad(record, name)
-    return None, integer, None, None
+    return None, int(text[:-1]), None, None
 
 
 def _unescaped(text: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from efd_pipelines.history import healing
 from efd_pipelines.history import influx as influx_module
 from efd_pipelines.history.asked import finished_weeks
 from efd_pipelines.history.healing import heal, lines_of
+from efd_pipelines.history.turns import NAME
 from efd_pipelines.servers.influxdb import InfluxServer
 from efd_pipelines.servers.kafka import KafkaServer
 from efd_pipelines.settings import Settings
@@ -195,9 +198,12 @@ def test_a_run_whose_time_is_up_goes_on_at_the_next(
     monkeypatch.setattr(healing, "_COMMIT_BYTES", 10_000)
     monkeypatch.setattr(influx_module, "FIRST_PIECE_US", 5_000_000)
     monkeypatch.setattr(influx_module, "VALUES_OF_A_PIECE", 500)
+    # Time is up at every ninth look, however fast the machine is.
+    looks = itertools.count(1)
+    monkeypatch.setattr(healing._Healing, "_is_over", lambda _: next(looks) % 9 == 0)
     rows = []
-    for _ in range(100):
-        result = heal(lost, lost.settings, component="Test", weeks=[LAST_WEEK], seconds=0.3)
+    for _ in range(200):
+        result = heal(lost, lost.settings, component="Test", weeks=[LAST_WEEK])
         rows.append(result.rows)
         if not result.left:
             break
@@ -243,3 +249,24 @@ def test_backfill_on_the_command_line(lost: Archive, influx: InfluxServer) -> No
     done = efd("ESS", "--weeks", weeks, "--from", "influx")
     assert (done["rows"], done["left"], done["missing_hours"], done["asked_hours"]) == (400, False, 336.0, 336.0)
     assert efd("ESS", "--weeks", weeks, "--from", "influx")["rows"] == 0
+
+
+@pytest.mark.timeout(300)
+def test_an_archive_on_s3_is_healed_likewise(
+    sent: Archive, lost: Archive, s3_settings: Settings, influx: InfluxServer
+) -> None:
+    update = {"kafka_bootstrap": None, "history_influx_url": influx.url}
+    settings = s3_settings.model_copy(update=update | {"history_database": lost.settings.history_database})
+    archive = Archive(settings)
+    for rows in (400, 0):
+        assert heal(archive, settings, component="ESS", weeks=[LAST_WEEK]).rows == rows
+    assert_equal_but_for_nan(archive.read(Dataset("lsst.sal.ESS.temperature")), sent.read(sent.datasets("ESS")[0]))
+    assert finished_weeks(archive.store, "ESS") == {LAST_WEEK}
+    assert not archive.store.exists(NAME)
+
+
+def test_of_many_that_create_an_object_one_does(archive: Archive) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda n: archive.store.create("a/object", b"%d" % n), range(8)))
+    assert made.count(True) == 1
+    assert archive.store.read_bytes("a/object") == b"%d" % made.index(True)

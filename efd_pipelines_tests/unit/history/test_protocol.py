@@ -89,7 +89,23 @@ def test_a_block_ends_after_a_whole_record(text: str, end: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["nothing", "m f= 1", "m f=1", "m f=1 x", 'm f="open 1', "m 1", "m f=1.2.3 5", "m f=abc 5"]
+    "text",
+    [
+        "nothing",
+        "m f= 1",
+        "m f=1",
+        "m f=1 x",
+        'm f="open 1',
+        "m 1",
+        "m f=1.2.3 5",
+        "m f=abc 5",
+        "m a,b=1 5",
+        "m f=nan 5",
+        "m f=1_0 5",
+        " f=1 5",
+        "m =1 5",
+        "m f=9223372036854775808i 5",
+    ],
 )
 def test_what_is_no_record_is_refused_with_the_line(text: str) -> None:
     with pytest.raises(BadLine, match=r"a file has a line that is no line protocol"):
