@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from efd_pipelines.archive.encoding import held_columns
 from efd_pipelines.archive.files import ROW_GROUP_BYTES, DataFile, time_range, writer_options
 from efd_pipelines.archive.positions import decided_arrays
-from efd_pipelines.archive.runs import Key, hash_of, low_key
+from efd_pipelines.archive.runs import Key, hash_of, low_key, reading
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.tables import TableSnapshot
 from efd_pipelines.memory import give_back
@@ -54,10 +54,11 @@ def survey(snapshot: TableSnapshot, file: DataFile) -> Survey:
     """Looks at a file's footer, and where a merge has not left it there, at the schemas of its rows.
 
     Raises:
+        DamagedFile: it is gone, or no Parquet file.
         StoreUnavailable: the store did not answer.
     """
     store, relative = snapshot.store, f"{snapshot.relative}/{file.path}"
-    with store.errors(f"read {relative}"), pq.ParquetFile(store.path(relative), filesystem=store.arrow_fs) as parquet:
+    with reading(snapshot, file), pq.ParquetFile(store.path(relative), filesystem=store.arrow_fs) as parquet:
         footer = parquet.metadata
         note = (footer.metadata or {}).get(_NOTE)
         known = json.loads(note) if note else {}
@@ -142,7 +143,7 @@ def _with_values(snapshot: TableSnapshot, surveys: Sequence[Survey], names: Sequ
 def _valued_in(snapshot: TableSnapshot, file: DataFile, names: Sequence[str]) -> set[str]:
     store, relative = snapshot.store, f"{snapshot.relative}/{file.path}"
     found: set[str] = set()
-    with store.errors(f"read {relative}"), pq.ParquetFile(store.path(relative), filesystem=store.arrow_fs) as parquet:
+    with reading(snapshot, file), pq.ParquetFile(store.path(relative), filesystem=store.arrow_fs) as parquet:
         for n in range(parquet.num_row_groups):
             rows = parquet.read_row_group(n, list(names))
             found |= {name for name in names if rows[name].null_count < rows.num_rows}

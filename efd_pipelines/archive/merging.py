@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 MAX_FILES = 16
 """A running slice with more files is merged."""
 
-_OUTSIDE_BYTES = 64 * 1024 * 1024
+_OUTSIDE_BYTES = 16 * 1024 * 1024
 
 FAN_IN = 32
 """So many files are merged at once; more are merged in turns."""

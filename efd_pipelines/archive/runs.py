@@ -8,6 +8,7 @@ What belongs here: reading in order. What a merged file looks like: `form.py`. W
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -249,6 +250,26 @@ def _count_before(keys: tuple[Any, Any], bound: Key) -> int:
     return low + int(np.searchsorted(times[low:high], bound[1], side="left"))
 
 
+@contextlib.contextmanager
+def reading(snapshot: TableSnapshot, file: DataFile) -> Iterator[None]:
+    """Tells a file that is gone or cannot be parsed from a store that does not answer: the others can still be read.
+
+    Raises:
+        DamagedFile: the one.
+        StoreUnavailable: the other.
+    """
+    with snapshot.store.errors(f"read {snapshot.relative}/{file.path}"):
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DamagedFile(f"{file.path} of {snapshot.relative} is not in the store") from error
+        except (pa.ArrowInvalid, OSError) as error:
+            # What the system or the store says has a number; what pyarrow says of a file that it cannot parse has none.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise DamagedFile(f"{file.path} of {snapshot.relative} is not what was written") from error
+
+
 def fetched(snapshot: TableSnapshot, file: DataFile, scratch: Path) -> Path:
     """The file on local disk, when its bytes are those that its name was made of.
 
@@ -256,7 +277,7 @@ def fetched(snapshot: TableSnapshot, file: DataFile, scratch: Path) -> Path:
     """
     store, relative = snapshot.store, f"{snapshot.relative}/{file.path}"
     path = Path(store.path(relative))
-    with store.errors(f"read {relative}"):
+    with reading(snapshot, file):
         if store.is_remote:
             path = scratch / uuid.uuid4().hex
             store.fs.get_file(store.path(relative), str(path))
