@@ -73,7 +73,8 @@ class Life:
 
     def leave_holes(self) -> None:
         """Markers, aborted records, or what was compacted before it was read."""
-        self.topic.holes[len(self.topic.values)] = self.dice.randint(1, 9)
+        at = len(self.topic.values)
+        self.topic.holes[at] = self.topic.holes.get(at, 0) + self.dice.randint(1, 9)
 
     def have_no_clock(self) -> None:
         self.topic.send(SCHEMAS[0], [self.dice.choice([5_000_000, 1_000_000_000_000_000])], value=np.zeros(1))
