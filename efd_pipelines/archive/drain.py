@@ -332,12 +332,16 @@ class _Drainer:
             kind="truncated",
         )
         note = {"kind": "generation", "run": self._run, "gaps": [lost]}
+        reached, end_id = snapshot.transaction_version(app_id), old.end_id(truncated.partition)
         try:
             made = commit(
                 self._archive.store,
                 intake.relative,
                 snapshot,
-                transactions={app_id: (snapshot.transaction_version(app_id), ENDED)},
+                transactions={
+                    app_id: (reached, ENDED),
+                    end_id: (snapshot.transaction_version(end_id), reached or 0),
+                },
                 schema=snapshot.schema,
                 note=note,
             )

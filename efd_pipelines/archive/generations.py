@@ -10,6 +10,7 @@ Looking happens in the slices that the new rows belong to, in quarantine and amo
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from efd_pipelines.archive.positions import Source
     from efd_pipelines.kafka.frames import FrameBatch
 
+_ANY = int(np.iinfo(np.int64).max)
 _PLACE = ["kafka_partition", "kafka_offset", "kafka_timestamp"]
 
 
@@ -38,11 +40,13 @@ def is_archived(
 ) -> NDArray[np.bool_]:
     """Which of the frames the table has from an older generation of their source; `encoded` are their rows."""
     older = {partition: _older(source) for partition, source in sources.items() if source.generation}
-    suspects = np.isin(frames.partitions, list(older))
-    found = np.zeros(len(frames), dtype=np.bool_)
+    found, suspects = np.zeros((2, len(frames)), dtype=np.bool_)
+    for partition, generations in older.items():
+        suspects |= (frames.partitions == partition) & (frames.offsets < _end(snapshot, generations, partition))
     if not suspects.any():
         return found
-    looking = _Looking(snapshot, older, pa.array(np.unique(frames.offsets[suspects])))
+    names = {partition: [source.text for source in generations] for partition, generations in older.items()}
+    looking = _Looking(snapshot, names, pa.array(np.unique(frames.offsets[suspects])))
     for (week, key), rows in encoded.parts.items():
         if week == DEAD:
             continue
@@ -52,10 +56,15 @@ def is_archived(
     return found & suspects
 
 
-def _older(source: Source) -> list[str]:
-    """The names of the generations before this one."""
-    return [f"{source.text.rpartition('#')[0]}#{n}" if n else source.text.rpartition("#")[0]
-            for n in range(source.generation)]  # fmt: skip
+def _older(source: Source) -> list[Source]:
+    """The generations before this one."""
+    return [replace(source, generation=n) for n in range(source.generation)]
+
+
+def _end(snapshot: TableSnapshot, generations: Sequence[Source], partition: int) -> int:
+    """Before which offset the generations can have rows: most of what is read later needs no looking."""
+    ends = [snapshot.transaction_version(source.end_id(partition)) for source in generations]
+    return max((_ANY if end is None else end for end in ends), default=_ANY)
 
 
 def _mark(found: NDArray[np.bool_], frames: FrameBatch, places: Mapping[int, NDArray[np.int64]]) -> None:

@@ -54,6 +54,10 @@ class Source:
     def app_id(self, partition: int) -> str:
         return f"kafka:{self.text}:{partition}"
 
+    def end_id(self, partition: int) -> str:
+        """The app id whose version is how far a generation that is over had been read."""
+        return f"ended:{self.text}:{partition}"
+
     def next(self) -> Source:
         return Source(self.cluster_id, self.topic_id, self.generation + 1)
 
