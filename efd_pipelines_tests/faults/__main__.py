@@ -22,7 +22,6 @@ from efd_pipelines_tests.faults.gate import IS_AVAILABLE
 from efd_pipelines_tests.faults.site import Servers, scratch
 
 CASES_OF_AN_ARCHIVE = 5
-_STORES: tuple[Store, ...] = ("directory", "s3", "directory", "directory")
 
 
 def play_all(stage: Stage, cases: int, seed: int, first: int = 0, kinds: Sequence[KindOfCase] = KINDS) -> Outcome:
@@ -41,8 +40,8 @@ def play_all(stage: Stage, cases: int, seed: int, first: int = 0, kinds: Sequenc
 
 
 def _store(group: int, kinds: Sequence[KindOfCase]) -> Store:
-    """Three groups of four in a directory, one on S3; fewer where the kinds do not allow it."""
-    store = _STORES[group % len(_STORES)]
+    """One group of four on S3, one of forty from three brokers; others where the kinds do not allow it."""
+    store: Store = "cluster" if group % 40 == 39 else "s3" if group % 4 == 1 else "directory"
     return store if any(store in kind.stores for kind in kinds) else kinds[0].stores[0]
 
 

@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
+from confluent_kafka.admin import AdminClient
 
 from efd_pipelines.settings import load_settings
 from efd_pipelines.simulator.producer import SalProducer
@@ -26,12 +28,14 @@ from efd_pipelines_tests.faults.proxy import Fault, Proxy, What
 from efd_pipelines_tests.faults.site import DATASETS, Servers, Site
 from efd_pipelines_tests.faults.zygote import Ended, Running, Strike, Zygote
 
-Store = Literal["directory", "s3"]
+Store = Literal["directory", "s3", "cluster"]
+"""A directory, S3, or a directory that is filled from three brokers."""
 
 PATIENCE_S = 2
 """How long the clients of a struck process wait for an answer: a silent server must not take a minute of each case."""
 
 _DEED_S = 150.0
+_LEADERS_WITHIN_S = 60.0
 _ATTEMPTS = 2
 _FIRST_NTH = 60
 _CONFIGURATION = f"""
@@ -81,15 +85,18 @@ class Report:
 class Stage:
     """Where cases play: servers behind proxies, the zygote, one archive at a time."""
 
-    def __init__(self, servers: Servers, zygote: Zygote, scratch: Path, s3: Proxy, registry: Proxy) -> None:
+    def __init__(self, servers: Servers, scratch: Path, stack: ExitStack) -> None:
         self.servers = servers
-        self.zygote = zygote
-        self.s3 = s3
-        self.registry = registry
+        self.zygote = stack.enter_context(Zygote())
+        self.s3 = stack.enter_context(Proxy(servers.s3.port("clients")))
+        self.registry = stack.enter_context(Proxy(servers.registry.port("clients")))
+        self.steady = stack.enter_context(ThreadPoolExecutor(1))
         self.producer: SalProducer
         self.site: Site
         self.problems: list[str] = []
         self._scratch = scratch
+        self._stack = stack
+        self._homes: dict[str, tuple[Servers, SalProducer]] = {}
         self._archives = 0
         (scratch / "configuration.yaml").write_text(_CONFIGURATION)
 
@@ -98,13 +105,27 @@ class Stage:
         self._archives += 1
         name = f"faults-{os.getpid()}-{self._archives}"
         environ = {"EFD_CONFIG": str(self._scratch / "configuration.yaml")}
+        servers, self.producer = self._home(store)
         if store == "s3":
-            root = f"{self.servers.s3.make_bucket(name)}/archive"
-            environ |= self.servers.s3.settings()
+            root = f"{servers.s3.make_bucket(name)}/archive"
+            environ |= servers.s3.settings()
         else:
             root = str(self._scratch / name)
-        self.site = Site(self.servers, root, environ)
+        self.site = Site(servers, root, environ)
         self.site.begin(self.producer)
+
+    def _home(self, store: Store) -> tuple[Servers, SalProducer]:
+        """Where the store's records come from; three brokers start at the first case that wants them."""
+        name = "cluster" if store == "cluster" else "servers"
+        if name not in self._homes:
+            servers = self.servers
+            if name == "cluster":
+                servers = self.servers.with_three_brokers(self._scratch)
+                for broker in (servers.kafka, *servers.others):
+                    self._stack.callback(broker.kill)
+            environ = {"EFD_KAFKA_BOOTSTRAP": servers.bootstrap, "EFD_REGISTRY_URL": servers.registry.url}
+            self._homes[name] = servers, self._stack.enter_context(SalProducer(load_settings(environ, None)))
+        return self._homes[name]
 
     def do(self, deed: str, strike: Strike | None = None, **arguments: Any) -> Running:
         """Begins a deed that is to be struck: by the proxies, and its clients have little patience."""
@@ -249,10 +270,38 @@ def break_the_registry(stage: Stage, rng: np.random.Generator, deed: str, nth: i
 
 def restart_the_broker(stage: Stage, rng: np.random.Generator, deed: str, nth: int) -> Ended:
     def restart() -> None:
-        stage.servers.kafka.kill()
-        stage.servers.kafka.start()
+        stage.site.servers.kafka.kill()
+        stage.site.servers.kafka.start()
 
     return stage.ended(stage.do(deed, Strike("kafka", 1 + nth % 30, "wait")), restart)
+
+
+def change_the_leaders(stage: Stage, rng: np.random.Generator, deed: str, nth: int) -> Ended:
+    """A broker dies while a process reads from it; the others lead its partitions. It is back for the next case."""
+    servers = stage.site.servers
+    victim = servers.others[int(rng.integers(len(servers.others)))]
+
+    def kill() -> None:
+        victim.kill()
+        await_leaders(servers)
+
+    try:
+        return stage.ended(stage.do(deed, Strike("kafka", 1 + nth % 30, "wait")), kill)
+    finally:
+        victim.start()
+
+
+def await_leaders(servers: Servers) -> None:
+    """Returns when every partition is led by a broker that runs."""
+    running = {broker.node for broker in (servers.kafka, *servers.others) if broker.is_running()}
+    admin = AdminClient({"bootstrap.servers": servers.kafka.bootstrap, "log_level": 0})
+    deadline = time.monotonic() + _LEADERS_WITHIN_S
+    while time.monotonic() < deadline:
+        topics = admin.list_topics(timeout=10).topics
+        if all(part.leader in running for name in DATASETS for part in topics[name].partitions.values()):
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"some partition has no leader after {_LEADERS_WITHIN_S:.0f} s")
 
 
 def restart_the_registry(stage: Stage, rng: np.random.Generator, deed: str, nth: int) -> Ended:
@@ -268,7 +317,8 @@ def restart_the_registry(stage: Stage, rng: np.random.Generator, deed: str, nth:
 def restart_the_store(stage: Stage, rng: np.random.Generator, deed: str, nth: int) -> Ended:
     def restart() -> None:
         stage.servers.s3.kill()
-        stage.servers.s3.start()
+        # In a thread that stays: a server dies with the one that started it, and the proxy's live as long as a client.
+        stage.steady.submit(stage.servers.s3.start).result()
 
     return _with_fault(stage, stage.s3, deed, Fault(What.BEFORE, "", "", nth, 1, restart))
 
@@ -307,6 +357,7 @@ KINDS: tuple[KindOfCase, ...] = (
     KindOfCase("a second writer at a request to S3", _S3, 40, rival_at_a_request),
     KindOfCase("registry down and back", _BOTH, 30, break_the_registry, ("drain",)),
     KindOfCase("broker killed and restarted", _BOTH, 12, restart_the_broker, ("drain",)),
+    KindOfCase("leaders change, a broker restarted", ("cluster",), 20, change_the_leaders, ("drain",)),
     KindOfCase("registry killed and restarted", _BOTH, 6, restart_the_registry, ("drain",)),
     KindOfCase("S3 killed and restarted", _S3, 12, restart_the_store),
 )
@@ -370,13 +421,7 @@ def _count(outcome: Outcome, report: Report) -> None:
 def staged(servers: Servers, scratch: Path) -> Iterator[Stage]:
     """A stage on these servers."""
     with ExitStack() as stack:
-        zygote = stack.enter_context(Zygote())
-        s3 = stack.enter_context(Proxy(servers.s3.port("clients")))
-        registry = stack.enter_context(Proxy(servers.registry.port("clients")))
-        stage = Stage(servers, zygote, scratch, s3, registry)
-        environ = {"EFD_KAFKA_BOOTSTRAP": servers.kafka.bootstrap, "EFD_REGISTRY_URL": servers.registry.url}
-        stage.producer = stack.enter_context(SalProducer(load_settings(environ, None)))
-        yield stage
+        yield Stage(servers, scratch, stack)
 
 
 def draw(kinds: Sequence[KindOfCase], store: Store, rng: np.random.Generator) -> KindOfCase:

@@ -48,6 +48,7 @@ CHANGING = tuple(
 DATASETS = tuple(sorted({builtin_topic(name).name for name in _TOPICS} | {_CHANGING}))
 """What is archived: a broker may have others' topics, too."""
 
+_REPLICATED = {"default.replication.factor": "3", "min.insync.replicas": "1"}
 _FIRST_SEED = 1_000
 _ROOM_BYTES = 4 << 30
 
@@ -66,6 +67,12 @@ class Servers:
     kafka: KafkaServer
     registry: RegistryServer
     s3: S3Server
+    others: tuple[KafkaServer, ...] = ()
+
+    @property
+    def bootstrap(self) -> str:
+        """All brokers, the first first: it is their controller."""
+        return ",".join(broker.bootstrap for broker in (self.kafka, *self.others))
 
     @classmethod
     def started(cls, directory: Path) -> Self:
@@ -87,8 +94,22 @@ class Servers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for server in (self.kafka, self.registry, self.s3):
+        for server in (*self.others, self.kafka, self.registry, self.s3):
             server.kill()
+
+    def with_three_brokers(self, directory: Path) -> Servers:
+        """The same registry and store, and a cluster of its own in which every topic is on three brokers."""
+        first = KafkaServer(directory / "broker-1", properties=_REPLICATED, die_with_parent=True)
+        others = tuple(
+            KafkaServer(directory / f"broker-{n}", joins=first, node=n, properties=_REPLICATED, die_with_parent=True)
+            for n in (2, 3)
+        )
+        first.start()
+        for broker in others:
+            broker.launch()
+        for broker in others:
+            broker.wait_until_ready()
+        return Servers(first, self.registry, self.s3, others)
 
 
 @dataclass(slots=True)
@@ -110,7 +131,7 @@ class Site:
     def __init__(self, servers: Servers, root: str, environ: Mapping[str, str]) -> None:
         self.servers = servers
         self.root = root
-        reached = {"EFD_KAFKA_BOOTSTRAP": servers.kafka.bootstrap, "EFD_REGISTRY_URL": servers.registry.url}
+        reached = {"EFD_KAFKA_BOOTSTRAP": servers.bootstrap, "EFD_REGISTRY_URL": servers.registry.url}
         self.environ = {**reached, "EFD_ARCHIVE": root, **environ}
         self.settings = load_settings(self.environ, None)
         self.accounts: dict[str, Account] = {}
@@ -127,7 +148,7 @@ class Site:
         for topic in topics:
             producer.prepare([topic])
         ends = _ends(self.settings, {topic.name: topic.partitions for topic in topics})
-        admin = AdminClient({"bootstrap.servers": self.servers.kafka.bootstrap, "log_level": 0})
+        admin = AdminClient({"bootstrap.servers": self.servers.bootstrap, "log_level": 0})
         places = [TopicPartition(topic, n, end) for topic, of in ends.items() for n, end in enumerate(of) if end]
         for done in admin.delete_records(places).values() if places else ():
             done.result(30)
@@ -157,7 +178,7 @@ class Site:
     def expected(self) -> dict[str, Any]:
         """The account as `recount` takes it."""
         topics = {topic: account.expected() for topic, account in self.accounts.items()}
-        return {"bootstrap": self.servers.kafka.bootstrap, "topics": topics}
+        return {"bootstrap": self.servers.bootstrap, "topics": topics}
 
     def _life(self, name: str, rng: np.random.Generator) -> SalTopic:
         """The topic; of the changing one, as its schema is or next will be."""

@@ -143,7 +143,8 @@ class Zygote:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._control.close()
-        self._process.wait(10)
+        self._process.kill()
+        self._process.wait()
 
     def begin(self, deed: str, environ: Mapping[str, str], strike: Strike | None = None, **arguments: Any) -> Running:
         """Begins a deed in a process of its own, with `environ` as its environment variables."""
