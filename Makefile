@@ -50,8 +50,9 @@ faults: install ## the fault harness: CASES=1000 SEED=1
 soak: install ## everything at once under kill -9, readers beside it: MINUTES=20 SEED=1
 	@$(PY) -m efd_pipelines_tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
 
-scale: install ## memory and time at full size: drains of 2 GB and of 3,348 topics, merges of 1 GiB
-	@EFD_TEST_SCALE=1 $(PY) -m pytest -s efd_pipelines_tests/integration/test_scale.py efd_pipelines_tests/integration/test_sealing.py $(PYTEST_ARGS)
+scale: install ## memory and time at full size: drains of 2 GB and of 3,348 topics, merges of 1 GiB; every topic's decoding
+	@EFD_TEST_SCALE=1 $(PY) -m pytest -s efd_pipelines_tests/integration/test_scale.py efd_pipelines_tests/integration/test_sealing.py \
+	    efd_pipelines_tests/unit/avro $(PYTEST_ARGS)
 
 bench: install ## every benchmark beside its baselines; writes benchmarks/results.md
 	@$(PY) -m benchmarks
