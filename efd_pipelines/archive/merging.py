@@ -311,23 +311,31 @@ def crowded(
     datasets: Collection[Dataset] | None = None,
     weeks: Collection[Week | str] | None = None,
     now: datetime | None = None,
+    months: Collection[str] | None = None,
 ) -> Mapping[Dataset, list[str]]:
-    """Slices with too many files, by the ledger: it may lag, then the next round finds them."""
+    """Slices with too many files, by the ledger: it may lag, then the next round finds them.
+
+    With `months`, by what the ledger has of those: cheap, and blind to a late record of a slice that is older.
+    """
+    import polars as pl
+
     at = (datetime.now(UTC) if now is None else now) - grace(archive)
     found: dict[Dataset, list[str]] = {}
-    for row in archive.ledger.sql(_FILES).to_pylist():
+    frame = pl.DataFrame(archive.ledger.table(months, ("files", "bytes")))
+    held = (
+        frame.filter((pl.col("table") == RAW) & (pl.col("slice") != ""))
+        .group_by("dataset", "week", "slice")
+        .agg(pl.col("files").sum(), pl.col("bytes").sum())
+        .filter(pl.col("files") > 1)
+        .sort("dataset", "week", "slice")
+    )
+    for row in held.iter_rows(named=True):
         dataset = Dataset.parse(row["dataset"])
         if (datasets is not None and dataset not in datasets) or not _is_wanted(row["week"], weeks):
             continue
         if row["files"] > _most(row, at):
             found.setdefault(dataset, []).append(row["slice"])
     return found
-
-
-_FILES = """
-    SELECT dataset, week, slice, sum(files)::BIGINT AS files, sum(bytes)::BIGINT AS bytes FROM ledger
-    WHERE "table" = 'raw' AND slice <> '' GROUP BY ALL HAVING sum(files) > 1 ORDER BY dataset, slice
-"""
 
 
 def _most(row: Mapping[str, Any], at: datetime) -> int:

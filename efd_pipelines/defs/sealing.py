@@ -5,13 +5,13 @@ what has become due or was touched since, and tells Dagster; the asset's own run
 asked for. All of them call `archive/merging.py`, `archive/sealing.py` and `archive/cleaning.py`.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from efd_pipelines.defs.archive import WEEKS_AT_ONCE, logged, partitions_of, raw_archive
-from efd_pipelines.defs.events import counted, materialisation
+from efd_pipelines.defs.events import counted, materialisation, months_since
 from efd_pipelines.defs.failures import Explained, explained
 from efd_pipelines.defs.metadata import OWNERS, Metadata, column, column_schema, megabytes, table
 from efd_pipelines.partitions import COMPONENT_WEEKS, ComponentWeek, add_components
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from efd_pipelines.archive.certificates import Certificate
     from efd_pipelines.archive.merging import MergeProblem
     from efd_pipelines.archive.sealing import SealProblem, SealResult
+
+RECENT = timedelta(days=14)
+"""Slices that may be growing, or have just ended; late records of older ones wait for the daily round."""
 
 COLUMNS = (
     column("time", "timestamp[us, tz=UTC]", "Event time, UTC"),
@@ -98,7 +101,9 @@ def no_merge(instance: dg.DagsterInstance, archive: "Archive", now: datetime) ->
 
     if in_progress(instance, "merge"):
         return "A run of `merge` is under way."
-    return None if crowded(archive, now=now) else "No slice has too many files."
+    # The daily round looks at all: here, every ten minutes, the whole ledger would be read.
+    recent = months_since((now - RECENT).timestamp())
+    return None if crowded(archive, now=now, months=recent) else "No slice has too many files."
 
 
 @dg.op(pool="compute", out=dg.Out(dg.Nothing))
