@@ -19,7 +19,7 @@ from efd_pipelines.archive.certificates import (
     is_valid,
     read_certificate,
 )
-from efd_pipelines.archive.findings import RESTORE, Audit
+from efd_pipelines.archive.findings import RESTORE, Audit, counted
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, seal_guard
 from efd_pipelines.topics.names import Dataset
 
@@ -45,6 +45,7 @@ def audit_certified(audit: Audit, entries: Entries, archive: Archive, week: str 
         certificate = _readable(audit, dataset, of, read)
         if certificate is None:
             continue
+        _note_counts(audit, dataset, certificate)
         if touched:
             _note_reopened(audit, dataset, of)
         elif (certificate.rows, certificate.size_bytes) != (rows, size):
@@ -87,6 +88,17 @@ def _readable(
     if read is None:
         audit.found(dataset.text, week, "certificate", "the week is sealed, its certificate is gone", _SEAL_AGAIN)
     return read
+
+
+def _note_counts(audit: Audit, dataset: Dataset, certificate: Certificate) -> None:
+    """What sealing found in the rows, so that nobody needs to read them again."""
+    if certificate.holes_count:
+        numbers = counted(certificate.numbers_missing, "number")
+        detail = f"{numbers} of writers in {counted(certificate.holes_count, 'hole')}, by the certificate"
+        audit.note(dataset.text, certificate.week, "sequence", detail, "The certificate names the writers.")
+    if certificate.repeated:
+        detail = f"{counted(certificate.repeated, 'row')} more than once, by the certificate"
+        audit.note(dataset.text, certificate.week, "repeated", detail)
 
 
 def _note_reopened(audit: Audit, dataset: Dataset, week: str) -> None:

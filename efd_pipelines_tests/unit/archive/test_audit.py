@@ -119,6 +119,7 @@ def test_a_sealed_archive_has_no_problem(sealed: Path) -> None:
     for deep in (False, True):
         audit = verify(opened(sealed), deep=deep)
         assert (audit.problems, audit.records, audit.rows) == ([], 126, 126)
+        assert [note.kind for note in audit.notes if "certificate" in note.detail] == ["repeated"]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
