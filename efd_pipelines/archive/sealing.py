@@ -223,7 +223,7 @@ class _Sealer:
         files = snapshot.files({self._week})
         if not files:
             return
-        certificate = self._certificate(dataset, snapshot, files, before)
+        certificate = self._certificate(dataset, snapshot, files, before, rows)
         # Before the guard: whoever sees the guard raised finds the certificate.
         write_certificate(self._archive.store, snapshot.relative, certificate)
         made = commit(
@@ -262,9 +262,16 @@ class _Sealer:
                 raise NotSealable(f"{dataset}, slice {key} cannot be brought into the form of its week")
 
     def _certificate(
-        self, dataset: Dataset, snapshot: TableSnapshot, files: Sequence[DataFile], before: Certificate | None
+        self,
+        dataset: Dataset,
+        snapshot: TableSnapshot,
+        files: Sequence[DataFile],
+        before: Certificate | None,
+        rows: Sequence[LedgerRow],
     ) -> Certificate:
-        """Reads all files once more, and certifies what is in them; `before` is the week's last certificate.
+        """Reads all files once more, and certifies what is in them.
+
+        `before` is the week's last certificate, `rows` are of this run's commits, which the ledger may not have yet.
 
         Raises:
             NotSealable, DamagedFile: something is not as it should be.
@@ -273,7 +280,10 @@ class _Sealer:
         certified = [inspected.inspect(file) for file in files]
         times = [time_us for file in files for time_us in (file.time_min_us, file.time_max_us) if time_us is not None]
         holes = inspected.sequences.holes()
-        gaps, superseded = _since(self._archive, dataset, self._week, -1 if before is None else before.version)
+        known = -1 if before is None else before.version
+        gaps, left_out = _since(self._archive, dataset, self._week, known)
+        left_out |= {row.version: -row.rows for row in rows if _is_merge(row, dataset, self._week, known)}
+        superseded = sum(left_out.values())
         if before is not None:
             gaps, superseded = [*before.gaps, *gaps], superseded + before.superseded
         return Certificate(
@@ -314,17 +324,24 @@ def _hole(hole: Hole) -> Mapping[str, Any]:
     return {name: getattr(hole, name) for name in Hole.__slots__}
 
 
-def _since(archive: Archive, dataset: Dataset, week: str, version: int) -> tuple[list[Mapping[str, Any]], int]:
+def _since(
+    archive: Archive, dataset: Dataset, week: str, version: int
+) -> tuple[list[Mapping[str, Any]], dict[int, int]]:
     """What the ledger knows of commits after a version to a week: gaps noticed with its rows, history rows left out."""
     found = archive.ledger.sql(
         """
-        SELECT gaps, CASE WHEN commit_kind = 'merge' THEN -rows ELSE 0 END AS superseded
+        SELECT ledger.version, gaps, CASE WHEN commit_kind = 'merge' THEN -rows ELSE 0 END AS left_out
         FROM ledger JOIN wanted USING (dataset, week)
         WHERE "table" = 'raw' AND ledger.version > wanted.version ORDER BY ledger.version
         """,
         wanted=pa.table({"dataset": [dataset.text], "week": [week], "version": [version]}),
     ).to_pylist()
-    return [gap for row in found for gap in json.loads(row["gaps"])], sum(row["superseded"] for row in found)
+    # A merge is of one slice, and has one row.
+    return [gap for row in found for gap in json.loads(row["gaps"])], {row["version"]: row["left_out"] for row in found}
+
+
+def _is_merge(row: LedgerRow, dataset: Dataset, week: str, after: int) -> bool:
+    return (row.dataset, row.week, row.commit_kind) == (dataset, week, "merge") and row.version > after
 
 
 @dataclass(slots=True)

@@ -204,6 +204,31 @@ def test_records_that_were_delivered_twice_are_kept_and_counted(tmp_path: Path) 
     assert [(origin.source, origin.rows) for origin in found.origins] == [(SOURCE, 168), ("mirror/topic", 30)]
 
 
+def test_rows_of_history_that_were_left_out_are_counted_for_ever(tmp_path: Path) -> None:
+    topic = topic_of_a_week(tmp_path)
+    snapshot = topic.archive.snapshot(topic.dataset)
+    first = snapshot.files()[0]
+    rows = pq.read_table(first.uri, partitioning=None).slice(0, 5)
+    history = rows.set_column(
+        rows.schema.get_field_index("archive_source"), "archive_source", pa.array(["influx:efd"] * 5)
+    ).cast(rows.schema)
+    made = commit(
+        topic.archive.store,
+        topic.relative,
+        snapshot,
+        add=[write_data_file(topic.archive.store, topic.relative, WEEK.key, first.slice, history)],
+        transactions={"fill": (None, 1)},
+        schema=rows.schema,
+        note={"kind": "fill"},
+    )
+    topic.archive.ledger.append(rows_of(RAW, topic.dataset, made))
+    sealed(topic)
+    assert (certificate_of(topic).rows, certificate_of(topic).superseded) == (168, 5)
+    late(topic)
+    sealed(topic)
+    assert (certificate_of(topic).rows, certificate_of(topic).superseded) == (169, 5)
+
+
 def test_a_week_with_a_damaged_file_is_not_sealed(tmp_path: Path) -> None:
     topic = topic_of_a_week(tmp_path)
     path = Path(topic.archive.snapshot(topic.dataset).files()[2].uri)
