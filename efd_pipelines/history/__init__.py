@@ -4,4 +4,5 @@ Read the modules in this order: `intervals` (stretches of event time), `coverage
 `sources` (who may have them), `influx` and `lines` (the two that there are), `casting` (InfluxDB's values back in the
 types in which they were sent), `filling` (rows → commits), `asked` (what has been asked for already), `turns` (one
 process at a time asks the server), then `healing`, which does all of it, and `planning` (what is next, how long).
+`holders` says who still has what the archive lacks.
 """
