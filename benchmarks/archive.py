@@ -119,7 +119,7 @@ def ours(site: BenchSite, frames: Frames, directory: Path) -> None:
     with Brokers(settings) as brokers, Registries(settings) as registries:
         writer = Writer(archive, settings, brokers, registries, "bench", print, keeps_open=True)
         first = 0
-        with Lanes(lambda of: writer.prepare(*of), finish, 4 * CHUNK_BYTES) as lanes:
+        with Lanes(lambda of: writer.prepare(*of), finish, 3 * CHUNK_BYTES) as lanes:
             for part in frames.chunks():
                 count = len(part.values)
                 batch = FrameBatch(
@@ -256,7 +256,8 @@ def consume_only(settings: Settings, topic: str) -> int:
 
 
 _DRAIN = """
-import json, resource, time
+import json, time
+from pathlib import Path
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.drain import drain
 from efd_pipelines.settings import load_settings
@@ -266,7 +267,7 @@ archive = Archive(settings)
 cpu = time.process_time()
 result = drain(archive, settings)
 cpu = time.process_time() - cpu
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 print(json.dumps({"records": result.records, "mb": result.avro_bytes / 1e6, "seconds": result.seconds, "cpu_s": cpu,
                   "peak_bytes": peak, "files": sum(of["files"] for of in result.by_component_week.values())}))
 """
@@ -351,7 +352,7 @@ def _rates(name: str, mb: float, spent: Spent) -> dict[str, float]:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--records", type=int, default=60_000, help="records that are produced and archived")
+    parser.add_argument("--records", type=int, default=100_000, help="records that are produced and archived")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the fastest counts")
     parser.add_argument("--topic", default="MTM1M3.forceActuatorData", help="one of the simulator's topics")
     parser.add_argument("--data", choices=["walk", "observatory"], default="walk", help="random walks with noise, as "

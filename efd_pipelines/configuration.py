@@ -70,15 +70,15 @@ class Freshness(_Section):
 class KafkaReading(_Section):
     """Bounds of a drain. `byte_budget` is what its records may take in memory, as they came from Kafka."""
 
-    byte_budget: PositiveInt = 160 * 1024 * 1024
+    byte_budget: PositiveInt = 128 * 1024 * 1024
     stall_s: PositiveFloat = 30.0
     timeout_s: PositiveFloat = 20.0
 
     @property
     def chunk_bytes(self) -> int:
-        """What collects before it is archived: a fifth, since two chunks are decoded and encoded at a time by two
-        processors, one is written and one is ready to go on with."""
-        return max(1, self.byte_budget // 5)
+        """What collects before it is archived: a quarter, since two chunks are decoded and encoded at a time by two
+        processors, one is written, and one is ready to go on with."""
+        return max(1, self.byte_budget // 4)
 
 
 class Sealing(_Section):
