@@ -37,7 +37,8 @@ PATIENCE_S = 2
 _DEED_S = 150.0
 _LEADERS_WITHIN_S = 60.0
 _ATTEMPTS = 2
-_FIRST_NTH = 60
+# About as many calls or requests as a drain makes; one that ends before is tried again with an earlier one.
+_FIRST_NTH = 100
 _CONFIGURATION = f"""
 kafka: {{byte_budget: 65536, stall_s: 20, timeout_s: 10}}
 topics: {{include: [{", ".join(DATASETS)}]}}
