@@ -267,7 +267,9 @@ class Ledger:
         schema = _part_of_schema([*columns, "month"])
         parts = [self._read(file, schema) for file in snapshot.files()] if snapshot is not None else []
         whole = pl.DataFrame(pa.concat_tables([schema.empty_table(), *parts]))
-        return whole.drop("month").unique(subset=_KEY, keep="any")
+        return (
+            whole.drop("month").with_columns(pl.struct(_KEY).hash().alias("key")).unique("key", keep="any").drop("key")
+        )
 
     def _read(self, file: DataFile, schema: pa.Schema = SCHEMA) -> pa.Table:
         """A file's rows; what a file of an older release lacks is null."""
