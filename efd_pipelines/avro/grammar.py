@@ -117,6 +117,9 @@ def _refuse_unbounded(declared: Any, named: dict[str, Any], above: tuple[int, ..
     above = (*above, id(declared))
     kind = declared.get("type")
     if kind == "record":
+        names = [field["name"] for field in declared.get("fields", [])]
+        if len(set(names)) < len(names):
+            raise SchemaError(f"A schema has a record {declared.get('name')} with two fields of the same name")
         return sum(_refuse_unbounded(field["type"], named, above) for field in declared.get("fields", []))
     if kind == "array":
         if not _refuse_unbounded(declared.get("items"), named, above):

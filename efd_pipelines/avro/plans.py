@@ -45,7 +45,9 @@ def wire_fields(text: str) -> tuple[WireField, ...] | None:
         fields = [_wire_field(str(declared["name"]), declared["type"]) for declared in bare(json.loads(text))["fields"]]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None  # no schema of Avro's: `grammar` says so
-    return tuple(field for field in fields if field) if fields and all(fields) else None
+    found = tuple(field for field in fields if field)
+    is_covered = bool(fields) and len({field.name for field in found}) == len(fields)
+    return found if is_covered else None
 
 
 def _wire_field(name: str, declared: Any) -> WireField | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from efd_pipelines.avro.compiled import Compiled
@@ -69,6 +69,8 @@ def everything_is_loaded() -> None:
         decode([b"\2x\0", b"\0"], part, plan_layout(part), decoders=DECODERS)
 
 
+@example({"type": "record", "name": "a", "fields": [{"name": "a", "type": "null"}] * 2}, [b""])
+@example({"type": "record", "name": "a", "fields": [{"name": "a", "type": "int"}] * 2}, [b"\2\4"])
 @settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 @given(document=documents, given_bodies=st.lists(bodies, max_size=5))
 def test_no_schema_and_no_body_does_harm(document: Any, given_bodies: list[bytes]) -> None:
