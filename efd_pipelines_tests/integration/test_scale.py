@@ -98,8 +98,12 @@ def test_memory_stays_bounded_with_500_partitions_and_their_files_are_few(local_
     topics = [SalTopic.of(name, [SalField("values", "double", 100)]) for name in names]
     assert sum(topic.partitions for topic in topics) == 500
     each = int(17_500 * SCALE**2)
-    for topic in topics:
-        fill(local_settings, topic, each, 100)
+    with SalProducer(local_settings) as producer:
+        producer.prepare(topics)
+        for topic in topics:
+            frames = producer.frames(random_series(topic, 100, microseconds(datetime.now(UTC))))
+            for n in range(each):
+                producer.put(topic.name, frames[n % 100], b"", n % topic.partitions)
     found = drained_elsewhere(local_settings)
     print(
         f"{found['avro_bytes'] / 1e6:.0f} MB in {found['s']:.0f} s, {found['commits']:.0f} commits, "
