@@ -43,7 +43,7 @@ from efd_pipelines.archive.runs import fetched, keys_of
 from efd_pipelines.archive.sequences import COLUMNS as NUMBERED
 from efd_pipelines.archive.sequences import Hole, Sequences, has_sequence
 from efd_pipelines.archive.slices import Slice, seal_guard
-from efd_pipelines.archive.tables import TableSnapshot, commit
+from efd_pipelines.archive.tables import Commit, TableSnapshot, commit
 from efd_pipelines.errors import ArchiveError, StaleWriter, UsageError
 from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 5
+_COMMITS = 20
 _DATASETS_ANNOUNCED = 64
 _COORDINATES = ("archive_source", "kafka_partition", "kafka_offset")
 
@@ -226,16 +227,37 @@ class _Sealer:
         certificate = self._certificate(dataset, snapshot, files, before, rows)
         # Before the guard: whoever sees the guard raised finds the certificate.
         write_certificate(self._archive.store, snapshot.relative, certificate)
-        made = commit(
-            snapshot.store,
-            snapshot.relative,
-            snapshot,
-            transactions={seal_guard(self._week): (certificate.seal - 1 or None, certificate.seal)},
-            schema=snapshot.schema,
-            note={"kind": "seal", "run": self._run, "week": self._week},
-        )
+        made = self._raise_guard(dataset, certificate)
         rows += rows_of(RAW, dataset, made)
         self._result.count(certificate)
+
+    def _raise_guard(self, dataset: Dataset, certificate: Certificate) -> Commit:
+        """Commits the seal to a table in which the week's files are those that were certified.
+
+        A drain may have added a late record while they were read: the week would be sealed by a certificate that does
+        not have it, and no round would look at it again.
+
+        Raises:
+            StaleWriter: the week changed, or another sealed it.
+        """
+        certified = {file.path for file in certificate.files}
+        for _ in range(_COMMITS):
+            snapshot = self._merger.opened(dataset)
+            if {file.path for file in snapshot.files({self._week})} != certified:
+                raise StaleWriter(f"{dataset}: the week of {self._week} changed while it was read")
+            try:
+                return commit(
+                    snapshot.store,
+                    snapshot.relative,
+                    snapshot,
+                    transactions={seal_guard(self._week): (certificate.seal - 1 or None, certificate.seal)},
+                    schema=snapshot.schema,
+                    note={"kind": "seal", "run": self._run, "week": self._week},
+                    retries=0,
+                )
+            except StaleWriter as error:
+                _log.info("%s", error.message)  # somebody committed to another week, or to this one: look again
+        raise StaleWriter(f"{dataset}: others commit all the time")
 
     def _bring_into_form(self, dataset: Dataset, rows: list[LedgerRow]) -> None:
         """One file per slice, all of them with the columns of the week."""

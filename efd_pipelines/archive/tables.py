@@ -214,12 +214,14 @@ def commit(
     note: Mapping[str, Any] | None = None,
     partition: str = "week",
     rearranges: bool = False,
+    retries: int = 50,
 ) -> Commit:
     """Makes `add`, `remove` and the app ids' new versions visible in one step; creates the table if need be.
 
     `transactions` maps each app id to (version expected in `snapshot`, new version). `schema` has the columns of
     the files; those that the table lacks are added first, in a commit of their own that changes no rows.
     A commit that `rearranges` adds the very rows that it removes: appends beside it are then not refused.
+    Without `retries` it is refused where the table has moved on at all.
 
     Raises:
         StaleWriter: the table moved on; nothing became visible.
@@ -240,7 +242,7 @@ def commit(
         custom_metadata={_NOTE: json.dumps(stamp, separators=(",", ":"))},
         app_transactions=[Transaction(app_id, new) for app_id, (_, new) in transactions.items()],
         # A creator that is refused must not try again: delta-rs would make the table a second time, as version 1.
-        max_commit_retries=0 if snapshot is None else 50,
+        max_commit_retries=0 if snapshot is None else retries,
     )
     if snapshot is None:
         _create(store, relative, add, schema, description, properties, partition)

@@ -143,6 +143,26 @@ def test_a_late_record_reopens_its_week(tmp_path: Path) -> None:
     assert is_sealed(topic)
 
 
+def test_a_late_record_that_comes_while_its_week_is_sealed_is_sealed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = topic_of_a_week(tmp_path)
+    write, written = sealing.write_certificate, 0
+
+    def write_and_drain(*certificate: Any) -> None:
+        nonlocal written
+        written += 1
+        write(*certificate)
+        if written == 1:
+            late(topic)
+
+    monkeypatch.setattr(sealing, "write_certificate", write_and_drain)
+    assert sealed(topic).rows == 169
+    assert (certificate_of(topic).seal, written) == (1, 2)
+    assert holds(topic)
+    assert is_sealed(topic)
+
+
 def test_the_same_records_give_the_same_week_whatever_their_batches_and_order(tmp_path: Path) -> None:
     one, other, third = (topic_of_a_week(tmp_path / str(batch), batch) for batch in (70, 13, 168))
     late(one)
