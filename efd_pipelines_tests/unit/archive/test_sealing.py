@@ -27,6 +27,7 @@ from efd_pipelines.archive.certificates import (
     parse_certificate,
     path_of,
     read_certificate,
+    write_certificate,
 )
 from efd_pipelines.archive.files import write_data_file
 from efd_pipelines.archive.ledger import RAW, rows_of
@@ -147,12 +148,12 @@ def test_a_late_record_that_comes_while_its_week_is_sealed_is_sealed_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topic = topic_of_a_week(tmp_path)
-    write, written = sealing.write_certificate, 0
+    written = 0
 
     def write_and_drain(*certificate: Any) -> None:
         nonlocal written
         written += 1
-        write(*certificate)
+        write_certificate(*certificate)
         if written == 1:
             late(topic)
 
