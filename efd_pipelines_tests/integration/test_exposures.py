@@ -95,12 +95,12 @@ def test_values_agree_with_duckdb_over_the_files_of_the_archive(observatory: Obs
     files = [file.uri for file in observatory.archive.files(Dataset.parse(AZIMUTH))]
     for n, row in enumerate(observatory.rows()):
         begin = NIGHT + timedelta(seconds=60 * n)
-        expected = duckdb.execute(
-            "SELECT avg(actualPosition), stddev_samp(actualPosition), count(*) FROM read_parquet(?) "
-            "WHERE time BETWEEN ?::TIMESTAMPTZ AND ?::TIMESTAMPTZ",
-            [files, begin, begin + timedelta(seconds=30)],
-        ).fetchone()
-        assert expected is not None
+        with duckdb.connect() as connection:
+            (expected,) = connection.execute(
+                "SELECT avg(actualPosition), stddev_samp(actualPosition), count(*) FROM read_parquet(?) "
+                "WHERE time BETWEEN ?::TIMESTAMPTZ AND ?::TIMESTAMPTZ",
+                [files, begin, begin + timedelta(seconds=30)],
+            ).fetchall()
         assert expected[2] == 31
         assert row["value"] == pytest.approx(expected[0], rel=1e-14)
         assert row["spread"] == pytest.approx(expected[1], rel=1e-13)

@@ -129,9 +129,8 @@ def test_a_sealed_and_cleaned_week_reads_as_a_plain_directory(archive: Archive, 
     assert len(pd.read_parquet(directory)) == 2 * rows
     clean(archive)
     assert len(pd.read_parquet(directory)) == rows
-    found = duckdb.sql(f"SELECT count(*) FROM '{directory}/*.parquet'")
-    assert found is not None
-    assert found.fetchall() == [(rows,)]
+    with duckdb.connect() as connection:
+        assert connection.sql(f"SELECT count(*) FROM '{directory}/*.parquet'").fetchall() == [(rows,)]
 
 
 def test_the_ledger_is_cleaned_too(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:

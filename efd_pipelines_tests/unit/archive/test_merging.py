@@ -86,11 +86,11 @@ def test_a_finished_slice_becomes_one_file_with_the_same_rows(archive: Archive) 
     (file,) = files_of(topic)
     assert (result.slices, result.files_before, result.files_after, result.rows) == (1, 5, 1, 50)
     assert archive.read(topic.dataset).equals(before)
-    expected = duckdb.sql(
-        f"SELECT * FROM read_parquet({originals}, hive_partitioning = false) ORDER BY salIndex, time, kafka_offset"
-    )
-    assert expected is not None
-    assert pq.read_table(file.uri, partitioning=None).to_pylist() == expected.to_arrow_table().to_pylist()
+    with duckdb.connect() as connection:
+        expected = connection.sql(
+            f"SELECT * FROM read_parquet({originals}, hive_partitioning = false) ORDER BY salIndex, time, kafka_offset"
+        ).to_arrow_table()
+    assert pq.read_table(file.uri, partitioning=None).to_pylist() == expected.to_pylist()
     assert [(row.files, row.rows) for row in _in_ledger(archive)] == [(1, 50)]
     assert merge(archive, now=LATER).slices == 0
 

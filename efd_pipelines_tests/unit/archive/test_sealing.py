@@ -194,9 +194,9 @@ def test_a_sealed_week_without_its_replaced_files_is_a_plain_directory(tmp_path:
     for file in topic.archive.snapshot(topic.dataset).files():
         shutil.copy(file.uri, plain)
     expected = topic.archive.read(topic.dataset, ["count"])["count"].to_pylist()
-    duck = duckdb.sql(f"SELECT count FROM read_parquet('{plain}/*.parquet') ORDER BY time")
-    assert duck is not None
-    assert duck.to_arrow_table()["count"].to_pylist() == expected
+    with duckdb.connect() as connection:
+        duck = connection.sql(f"SELECT count FROM read_parquet('{plain}/*.parquet') ORDER BY time").to_arrow_table()
+    assert duck["count"].to_pylist() == expected
     assert pd.read_parquet(plain).sort_values("time")["count"].tolist() == expected
     assert ds.dataset(plain).to_table().sort_by("time")["count"].to_pylist() == expected
     assert pl.scan_parquet(f"{plain}/*.parquet").sort("time").collect()["count"].to_list() == expected
