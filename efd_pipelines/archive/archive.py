@@ -6,7 +6,7 @@ a path of its own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -92,24 +92,6 @@ class Archive:
             UsageError: it has no such column.
         """
         return reading.read(
-            self.snapshot(dataset, tier),
-            columns=columns,
-            start_us=_us(start),
-            end_us=_us(end),
-            weeks=_keys(weeks),
-        )
-
-    def scan(
-        self,
-        dataset: Dataset,
-        columns: Sequence[str] | None = None,
-        start: datetime | int | None = None,
-        end: datetime | int | None = None,
-        tier: str | None = None,
-        weeks: Collection[Week | str] | None = None,
-    ) -> Iterator[tuple[str, pa.Table]]:
-        """The same, slice by slice."""
-        return reading.scan_slices(
             self.snapshot(dataset, tier),
             columns=columns,
             start_us=_us(start),

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from efd_pipelines.archive.encoding import Encoded, Origin, encode, held_columns, schemas_in
-from efd_pipelines.archive.files import DataFile, sort_rows, write_data_file
+from efd_pipelines.archive.files import DataFile, first_batch, sort_rows, write_data_file
 from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
 from efd_pipelines.archive.positions import decided_arrays, decided_time_field
 from efd_pipelines.archive.reading import read_file, wanted_schema
@@ -120,13 +120,7 @@ def dead_frames(archive: Archive, dataset: Dataset, columns: Sequence[str] = _CO
 def datasets_with_dead(archive: Archive) -> list[Dataset]:
     """The datasets that have dead letters, by the ledger."""
     archive.ledger.catch_up_pending()
-    found = archive.ledger.sql(
-        """
-        SELECT dataset FROM ledger WHERE "table" = 'raw' AND week = 'dead'
-        GROUP BY dataset HAVING sum(rows) > 0 ORDER BY dataset
-        """
-    )
-    return [Dataset.parse(text) for text in found["dataset"].to_pylist()]
+    return archive.ledger.datasets_with_rows(DEAD)
 
 
 def replay(
@@ -201,7 +195,7 @@ class _Replay:
             files = [file for file in snapshot.files({DEAD}) if file.path in pending]
             if not files:
                 return list(pending)
-            batch = _batch(files)
+            batch = first_batch(files, _BATCH_BYTES)
             try:
                 self._replay(snapshot, batch)
             except StaleWriter:
@@ -282,17 +276,6 @@ class _Replay:
 
     def _enter(self, *made: Commit) -> None:
         self._rows += [row for of in made for row in rows_of(RAW, self._dataset, of)]
-
-
-def _batch(files: Sequence[DataFile]) -> list[DataFile]:
-    """The first file and as many more as are small together."""
-    size, batch = 0, list[DataFile]()
-    for file in files:
-        size += file.size_bytes
-        if batch and size > _BATCH_BYTES:
-            break
-        batch.append(file)
-    return batch
 
 
 def _frames(dataset: Dataset, dead: pa.Table) -> FrameBatch:

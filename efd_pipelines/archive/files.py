@@ -111,6 +111,17 @@ def content_hash(data: bytes | memoryview) -> str:
     return xxhash.xxh3_128_hexdigest(data)
 
 
+def first_batch(files: Sequence[DataFile], most_bytes: int) -> list[DataFile]:
+    """The first file, and as many of the next as are `most_bytes` together with it."""
+    size, batch = 0, list[DataFile]()
+    for file in files:
+        size += file.size_bytes
+        if batch and size > most_bytes:
+            break
+        batch.append(file)
+    return batch
+
+
 def sort_rows(table: pa.Table) -> pa.Table:
     """Rows by (salIndex, time, source, partition, offset), as every file has them."""
     there = set(table.schema.names)

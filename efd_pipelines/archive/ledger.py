@@ -292,6 +292,17 @@ class Ledger:
                 connection.register(name, relation)
             return connection.sql(query).to_arrow_table()
 
+    def datasets_with_rows(self, week: str) -> list[Dataset]:
+        """The datasets that have rows of a week, in quarantine or among the dead, sorted."""
+        found = self.sql(
+            """
+            SELECT dataset FROM ledger JOIN wanted USING (week)
+            WHERE "table" = 'raw' GROUP BY dataset HAVING sum(rows) > 0 ORDER BY dataset
+            """,
+            wanted=pa.table({"week": [week]}),
+        )
+        return [Dataset.parse(text) for text in found["dataset"].to_pylist()]
+
     def latest(self) -> pa.Table:
         """One row per table and dataset: table, dataset, component, kind, version, last_at, positions, epochs.
 
@@ -411,14 +422,13 @@ class Ledger:
             part = rows.filter(pc.equal(rows["month"], month)).drop_columns(["month"])
             added.append(write_data_file(self._store, RELATIVE, month, "c", part, partition="month"))
         removed = [] if snapshot is None else snapshot.files()
-        same = {file.path for file in added} & {file.path for file in removed}
         reached = None if snapshot is None else snapshot.transaction_version("compact")
         commit(
             self._store,
             RELATIVE,
             snapshot,
-            add=[file for file in added if file.path not in same],
-            remove=[file for file in removed if file.path not in same],
+            add=added,
+            remove=removed,
             transactions={"compact": (reached, (reached or 0) + 1)},
             schema=rows.drop_columns(["month"]).schema,
             note={"kind": "reindex"},

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from efd_pipelines.archive.encoding import AHEAD_US
-from efd_pipelines.archive.files import DataFile, sort_rows, write_data_file
+from efd_pipelines.archive.files import DataFile, first_batch, sort_rows, write_data_file
 from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
 from efd_pipelines.archive.reading import read_file
 from efd_pipelines.archive.slices import QUARANTINE, Slice, SliceUnit, slice_guard, slice_starts
@@ -99,13 +99,7 @@ def quarantined(archive: Archive, datasets: Sequence[Dataset] | None = None) -> 
 def datasets_with_quarantine(archive: Archive) -> list[Dataset]:
     """The datasets that have quarantined rows, by the ledger."""
     archive.ledger.catch_up_pending()
-    found = archive.ledger.sql(
-        """
-        SELECT dataset FROM ledger WHERE "table" = 'raw' AND week = 'quarantine'
-        GROUP BY dataset HAVING sum(rows) > 0 ORDER BY dataset
-        """
-    )
-    return [Dataset.parse(text) for text in found["dataset"].to_pylist()]
+    return archive.ledger.datasets_with_rows(QUARANTINE)
 
 
 def release(
@@ -166,7 +160,7 @@ class _Release:
             files = [file for file in snapshot.files({QUARANTINE}) if file.path in pending]
             if not files:
                 return pending
-            batch = _batch(files)
+            batch = first_batch(files, _BATCH_BYTES)
             try:
                 self._release(snapshot, batch, rows)
             except StaleWriter:
@@ -318,14 +312,3 @@ def _weeks(times: NDArray[np.int64]) -> Iterator[tuple[str, int]]:
     starts, counts = np.unique(slice_starts(times, SliceUnit.WEEK), return_counts=True)
     for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
         yield Slice(start, SliceUnit.WEEK).week.key, count
-
-
-def _batch(files: Sequence[DataFile]) -> list[DataFile]:
-    """The first file and as many more as are small together."""
-    size, batch = 0, list[DataFile]()
-    for file in files:
-        size += file.size_bytes
-        if batch and size > _BATCH_BYTES:
-            break
-        batch.append(file)
-    return batch

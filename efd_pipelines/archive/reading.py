@@ -1,12 +1,12 @@
 """Reading: rows of a table's snapshot, from the files that count, with one type per column.
 
 Only rows of weeks are read here; quarantine and the dead are asked for by their own names. Intervals are closed at
-the beginning and open at the end, in UTC microseconds. A reader that streams takes `scan_slices`.
+the beginning and open at the end, in UTC microseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -44,25 +44,6 @@ def read(
     parts = [_within(read_file(snapshot, file, needed), start_us, end_us) for file in files]
     table = pa.concat_tables(parts) if parts else needed.empty_table()
     return (sort_rows(table) if ordered else table).select(schema.names)
-
-
-def scan_slices(
-    snapshot: TableSnapshot,
-    *,
-    columns: Sequence[str] | None = None,
-    start_us: int | None = None,
-    end_us: int | None = None,
-    weeks: Collection[str] | None = None,
-) -> Iterator[tuple[str, pa.Table]]:
-    """The same, slice by slice in the order of time: (slice key, sorted rows)."""
-    by_slice: dict[str, list[DataFile]] = {}
-    for file in good_files(snapshot, weeks, start_us, end_us):
-        by_slice.setdefault(file.slice, []).append(file)
-    schema = wanted_schema(snapshot, columns)
-    needed = _with_order(snapshot, schema)
-    for key in sorted(by_slice):
-        parts = [_within(read_file(snapshot, file, needed), start_us, end_us) for file in by_slice[key]]
-        yield key, sort_rows(pa.concat_tables(parts)).select(schema.names)
 
 
 def good_files(

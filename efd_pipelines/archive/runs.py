@@ -66,10 +66,6 @@ class Run:
     _keys: tuple[Any, Any] = field(default=(None, None), init=False)
 
     @property
-    def is_open(self) -> bool:
-        return self._head is not None
-
-    @property
     def has_more(self) -> bool:
         """Whether rows may follow those in memory."""
         return self._chunks is not None

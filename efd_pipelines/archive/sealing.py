@@ -141,7 +141,7 @@ def seal(
     result = SealResult(week.key)
     wanted = [
         dataset
-        for dataset in _with_rows(archive, week)
+        for dataset in archive.ledger.datasets_with_rows(week.key)
         if (components is None or dataset.component in components) and (datasets is None or dataset in datasets)
     ]
     sealer = _Sealer(archive, week, run, result)
@@ -177,15 +177,6 @@ _UNSEALED = """
     )
     SELECT DISTINCT week FROM of WHERE last <> 'seal' AND rows > 0 ORDER BY week
 """
-_WITH_ROWS = """
-    SELECT dataset FROM ledger JOIN wanted USING (week)
-    WHERE "table" = 'raw' GROUP BY dataset HAVING sum(rows) > 0 ORDER BY dataset
-"""
-
-
-def _with_rows(archive: Archive, week: Week) -> list[Dataset]:
-    found = archive.ledger.sql(_WITH_ROWS, wanted=pa.table({"week": [week.key]}))
-    return [Dataset.parse(text) for text in found["dataset"].to_pylist()]
 
 
 class _Sealer:

@@ -153,10 +153,6 @@ class InfluxHistory:
             self._fields[dataset] = {**tags, **types}
         return self._fields[dataset]
 
-    def has_points(self, dataset: Dataset, interval: Interval) -> bool:
-        """Whether there is any point in the interval."""
-        return bool(self._rows(_select(dataset, interval, " LIMIT 1")))
-
     def pieces(self, dataset: Dataset, interval: Interval) -> Iterator[Piece]:
         """The interval in pieces of about `VALUES_OF_A_PIECE` values."""
         start_us, length_us = interval.start_us, FIRST_PIECE_US

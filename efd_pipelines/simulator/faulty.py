@@ -18,7 +18,6 @@ from efd_pipelines.simulator.sal import SalTopic
 from efd_pipelines.simulator.series import Series
 from efd_pipelines.times import microseconds
 
-_STAMPS = ("private_sndStamp", "private_efdStamp", "private_kafkaStamp")
 UNREGISTERED_ID = 2_000_000_001
 
 

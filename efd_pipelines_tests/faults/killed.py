@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from efd_pipelines.archive import drain as drain_module
-from efd_pipelines.archive import files, tables, writing
+from efd_pipelines.archive import tables, writing
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.ledger import Ledger
 from efd_pipelines.archive.schemas import WriterSchemas
@@ -28,9 +28,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "commit": (writing, "commit"),
     "create": (tables, "_create"),
     "append": (tables, "_append"),
-    "columns": (tables, "_add_columns"),
     "ledger": (Ledger, "append"),
-    "encode": (files, "encode"),
 }
 
 

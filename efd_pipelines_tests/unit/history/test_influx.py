@@ -244,8 +244,6 @@ def test_names_types_and_samples(server: Server) -> None:
     with history(server) as source:
         assert source.datasets() == {TOPIC}
         assert source.name == "influx:efd"
-        assert source.has_points(TOPIC, HOUR)
-        assert not source.has_points(TOPIC, Interval(START_US + 1, START_US + 2))
         assert [str(kind) for kind in source.types(TOPIC).values()] == ["double", "int64", "string"]
 
 
