@@ -2,7 +2,8 @@
 
 `<table>/_certificates/<Monday>.json` is written when a week is sealed (`sealing.py`) and replaced when it is sealed
 again. It is valid while the files that count of its week are those that it names, and `seal:<Monday>` stands where it
-says: any later commit that touches the week, be it a late record, makes it invalid.
+says: any later commit that touches the week, be it a late record, makes it invalid. When a week is let go, its
+certificate stays, with a mark that says when and why (`expiry.py`).
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Certificate:
     `seal` counts how often it has been sealed, `version` is the table's when its files were read. `repeated` are rows
     whose record stands more than once (retries, mirrors), `superseded` those of history that Kafka's replaced.
     `holes` are of the writers' own numbers; `holes_count` and `numbers_missing` are of all, `holes` of the first 100.
+    `expired` is the mark of a week that was let go (`expiry.Mark`); it is in force once the table's guard says so.
     """
 
     dataset: str
@@ -89,6 +91,7 @@ class Certificate:
     numbers_missing: int
     holes: tuple[Mapping[str, Any], ...]
     files: tuple[CertifiedFile, ...]
+    expired: Mapping[str, Any] | None = None
 
     def to_json(self) -> bytes:
         document = {"format": FORMAT, **dataclasses.asdict(self)}

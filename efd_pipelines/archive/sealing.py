@@ -34,6 +34,7 @@ from efd_pipelines.archive.certificates import (
     read_certificate,
     write_certificate,
 )
+from efd_pipelines.archive.expiry import is_expired
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.form import Survey, form_of, survey
 from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
@@ -84,11 +85,15 @@ class SealProblem:
 
 @dataclass(slots=True)
 class SealResult:
-    """What sealing did. `already` counts the datasets whose certificate was valid; rows and bytes are of all sealed."""
+    """What sealing did. `already` counts the datasets whose certificate was valid; rows and bytes are of all sealed.
+
+    `expired` counts those of which the week was let go: late records do not seal it again.
+    """
 
     week: str = ""
     sealed: int = 0
     already: int = 0
+    expired: int = 0
     rows: int = 0
     bytes: int = 0
     files: int = 0
@@ -172,10 +177,11 @@ def unsealed_weeks(archive: Archive, settings: Settings, now: datetime | None = 
 
 _UNSEALED = """
     WITH of AS (
-        SELECT dataset, week, arg_max(commit_kind, version) AS last, sum(rows) AS rows FROM ledger
+        SELECT dataset, week, arg_max(commit_kind, version) AS last, sum(rows) AS rows,
+               bool_or(commit_kind = 'expire') AS expired FROM ledger
         WHERE "table" = 'raw' AND week NOT IN ('', 'quarantine', 'dead') GROUP BY ALL
     )
-    SELECT DISTINCT week FROM of WHERE last <> 'seal' AND rows > 0 ORDER BY week
+    SELECT DISTINCT week FROM of WHERE last <> 'seal' AND rows > 0 AND NOT expired ORDER BY week
 """
 
 
@@ -206,6 +212,9 @@ class _Sealer:
 
     def _seal(self, dataset: Dataset, rows: list[LedgerRow]) -> None:
         snapshot = self._merger.opened(dataset)
+        if is_expired(snapshot, self._week):
+            self._result.expired += 1
+            return
         before = _readable(self._archive, dataset, self._week)
         if before is not None and is_valid(before, snapshot):
             self._result.already += 1

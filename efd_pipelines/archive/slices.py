@@ -90,6 +90,11 @@ def seal_guard(week: Week | str) -> str:
     return f"seal:{week}"
 
 
+def expire_guard(week: Week | str) -> str:
+    """The app id that letting a week go raises; where a table has it, the week has expired."""
+    return f"expire:{week}"
+
+
 def slice_starts(time_us: NDArray[Any], unit: SliceUnit) -> NDArray[np.int64]:
     """Beginning of the slice of each time, in UTC microseconds."""
     times = np.asarray(time_us, dtype=np.int64)

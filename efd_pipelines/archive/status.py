@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class WeekStatus:
     """What a week of a dataset has; `week` is also `quarantine` or `dead`.
 
-    `lag` counts the records of the topic that Kafka has and the archive has not, None where Kafka was not asked.
+    `lag` counts the records of the topic that Kafka has and the archive has not, None where Kafka was not asked. An
+    `expired` week was let go; what it has are late records.
     """
 
     topic: str
@@ -30,6 +31,7 @@ class WeekStatus:
     files: int
     avro_bytes: int
     sealed: bool
+    expired: bool
     first: datetime | None
     last: datetime | None
     lag: int | None
@@ -51,7 +53,7 @@ def status(archive: Archive, settings: Settings | None = None) -> list[WeekStatu
                sum(rows)::BIGINT AS rows, sum(bytes)::BIGINT AS bytes, sum(files)::BIGINT AS files,
                sum(avro_bytes)::BIGINT AS avro_bytes,
                min(time_min) AS first, max(time_max) AS last,
-               arg_max(commit_kind, version) = 'seal' AS sealed
+               arg_max(commit_kind, version) = 'seal' AS sealed, bool_or(commit_kind = 'expire') AS expired
         FROM ledger WHERE "table" = 'raw' AND week <> '' GROUP BY dataset, week ORDER BY dataset, week
         """
     )

@@ -4,7 +4,7 @@ Every commit raises the guard `fill`, read from the snapshot from which the rows
 fill one hole, and a healer that was killed and runs again finds what it has committed (design.md §4). A point whose
 record is there already, Kafka's or an earlier filling's, is dropped: nothing here removes or replaces a row. A drain
 beside it is not refused; what both brought is told apart by the identity of the record, and Kafka's row stays when the
-slice is merged.
+slice is merged. What belongs to a week that was let go is dropped, too: letting it go raises `fill`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from efd_pipelines.archive.encoding import held_columns
+from efd_pipelines.archive.expiry import is_expired
 from efd_pipelines.archive.files import DataFile, sort_rows, write_data_file
 from efd_pipelines.archive.ledger import RAW, LedgerRow, relative_of, rows_of
 from efd_pipelines.archive.positions import FORMAT, row_bytes
@@ -31,7 +32,7 @@ from efd_pipelines.archive.widening import needs_widening, widen_table
 from efd_pipelines.errors import StaleWriter
 from efd_pipelines.history.casting import CastBack, cast_back
 from efd_pipelines.history.intervals import Interval
-from efd_pipelines.times import INVALID_TIME, event_time_us
+from efd_pipelines.times import INVALID_TIME, Week, event_time_us
 from efd_pipelines.topics.layout import SYSTEM_COLUMNS, TIME, Column
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import TopicSchema
@@ -146,7 +147,7 @@ def _rows(snapshot: TableSnapshot | None, target: Target, points: pa.Table) -> t
     fields = [pa.field("time", TIME), *cast.table.schema]
     fields += [pa.field(name, SYSTEM_COLUMNS[name]) for name in _ROW_COLUMNS]
     rows = pa.Table.from_arrays([times, *cast.table.columns, *system], schema=pa.schema(fields))
-    return _unknown(snapshot, _once(rows)), cast
+    return _unknown(snapshot, _kept(snapshot, _once(rows))), cast
 
 
 def _event_times(points: pa.Table, table: pa.Table, columns: Sequence[Column], time_field: str | None) -> pa.Array:
@@ -167,6 +168,15 @@ def _once(rows: pa.Table) -> pa.Table:
     keys = ["time", *(name for name in IDENTITY if name in rows.column_names)]
     mask = pl.DataFrame(rows.select(keys)).select(pl.struct(keys).is_first_distinct().alias("first"))["first"]
     return rows if mask.all() else rows.filter(mask.to_arrow())
+
+
+def _kept(snapshot: TableSnapshot | None, rows: pa.Table) -> pa.Table:
+    """The rows without those of weeks that were let go."""
+    if snapshot is None or not rows.num_rows:
+        return rows
+    weeks = slice_starts(rows["time"].cast(pa.int64()).to_numpy(), SliceUnit.WEEK)
+    gone = [start for start in np.unique(weeks).tolist() if is_expired(snapshot, Week.containing(start))]
+    return rows.filter(pa.array(~np.isin(weeks, gone))) if gone else rows
 
 
 def _unknown(snapshot: TableSnapshot | None, rows: pa.Table) -> pa.Table:

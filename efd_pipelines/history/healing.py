@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from efd_pipelines.archive.drain import drain
+from efd_pipelines.archive.expiry import is_expired
 from efd_pipelines.archive.ledger import RAW, LedgerRow
 from efd_pipelines.archive.positions import decided_time_field
 from efd_pipelines.archive.tables import open_table
@@ -317,7 +318,7 @@ class _Healing:
             if not any(dataset in source.datasets() for source in self._sources):
                 return []
             snapshot = open_table(self._archive.store, self._archive.relative(dataset))
-            if snapshot is not None and snapshot.transaction_version(f"expire:{week}") is not None:
+            if snapshot is not None and is_expired(snapshot, week):
                 return []
             return missing_intervals(snapshot, week, drained_us=drained_us)
 

@@ -73,8 +73,8 @@ def newest_week(ledger: pa.Table) -> Week | None:
 def sizes_of_weeks(ledger: pa.Table, weeks: Sequence[Week]) -> Sizes:
     """The archive's and the tiers' sizes in `weeks`, from the ledger's table.
 
-    `messages` are the rows that Kafka delivered; `rows` counts history that was filled in as well, which has
-    no Avro size.
+    `messages` are the rows that Kafka delivered, kept or let go since; `rows` are kept, and count history that was
+    filled in as well, which has no Avro size.
     """
     wanted = pa.table({"week": pa.array([week.key for week in weeks], pa.string())})
     topics = _ask(_TOPIC_QUERY, ledger=ledger, wanted=wanted).cast(TOPIC_SIZES)
@@ -116,7 +116,7 @@ _OUTSIDE_QUERY = """
 _TOPIC_QUERY = """
     SELECT week, dataset AS topic, any_value(component) AS component, any_value(kind) AS kind,
            CAST(coalesce(sum(rows) FILTER (raw), 0) AS BIGINT) AS rows,
-           CAST(coalesce(sum(rows) FILTER (raw AND commit_kind <> 'fill'), 0) AS BIGINT) AS messages,
+           CAST(coalesce(sum(rows) FILTER (raw AND commit_kind NOT IN ('fill', 'expire')), 0) AS BIGINT) AS messages,
            CAST(coalesce(sum(files) FILTER (raw), 0) AS BIGINT) AS files,
            CAST(coalesce(sum(avro_bytes) FILTER (raw), 0) AS BIGINT) AS size_bytes,
            CAST(coalesce(sum(avro_bytes) FILTER (raw), 0) AS BIGINT) AS avro_bytes,

@@ -3,7 +3,8 @@
 A tier's table carries, for each of its slices, the app id `from:<slice>`: the version of the archive's table that it
 was computed from. The ledger says which versions changed which times; what is newer than `from` is stale. `examined`
 is the version up to which all of this is known to be done, so that only what came after is looked at.
-A commit that only rearranges rows (a merge, a widening) or lets a raw week go makes nothing stale.
+A commit that only rearranges rows (a merge, a widening) or lets a raw week go makes nothing stale, and nothing does in
+a week that was let go: its late records are no whole windows.
 Computing: `build.py`.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.expiry import is_expired
 from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice, SliceUnit, slice_starts
 from efd_pipelines.archive.tables import TableSnapshot, open_table
@@ -161,7 +163,9 @@ def _stale(
     touched: Mapping[Slice, int],
     weeks: Collection[str] | None,
 ) -> StaleDataset:
-    stale = [part for part in sorted(touched) if computed_from(table, part) < touched[part]]
+    moved = [part for part in sorted(touched) if computed_from(table, part) < touched[part]]
+    let_go = {week for week in {part.week for part in moved} if is_expired(raw, week)}
+    stale = [part for part in moved if part.week not in let_go]
     wanted = tuple(part for part in stale if weeks is None or part.week.key in weeks)
     return StaleDataset(dataset, raw, wanted, raw.version if len(wanted) == len(stale) else None)
 
