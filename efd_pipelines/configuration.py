@@ -1,6 +1,7 @@
 """Configuration: everything with structure, from one YAML file (`EFD_CONFIG`), validated, errors naming the line.
 
-Freshness classes, drain groups, slices, rates, subsystems, time fields, value formats and exposure configurations.
+Freshness classes, drain groups, slices, rates, subsystems, time fields, value formats, retention and exposure
+configurations.
 Scalar settings and secrets are environment variables: `settings.py`. The shipped default is `default.yaml` beside
 this module; a file of one's own replaces the top-level sections that it has and inherits the others.
 """
@@ -89,6 +90,12 @@ class Sealing(_Section):
     replaced_days: float = Field(default=7.0, ge=7.0)
 
 
+class Retention(_Section):
+    """How long what is kept: the name of a shipped policy (usdf, summit, week-month-year), or a file of one's own."""
+
+    policy: str = Field(default="usdf", min_length=1)
+
+
 class ExposureJoin(_Section):
     """One instrument whose exposures telemetry is joined to."""
 
@@ -118,6 +125,7 @@ class Configuration(_Section):
     value_formats: dict[str, Literal["avro", "json"]] = {}
     kafka: KafkaReading = KafkaReading()
     sealing: Sealing = Sealing()
+    retention: Retention = Retention()
     exposures: tuple[ExposureJoin, ...] = ()
 
     @model_validator(mode="after")

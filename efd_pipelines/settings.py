@@ -89,6 +89,7 @@ class Settings(BaseModel):
     history_first_week: str | None = None
     slack_webhook: SecretStr | None = None
     dask_scheduler: str | None = None
+    retention: str | None = None
     configuration: Configuration
 
     @field_validator("registry_url", "influx_url", "history_influx_url", "s3_endpoint")
