@@ -33,12 +33,25 @@ class Turn:
     Args:
         who: the run, for whoever waits and wonders.
         waiting: called with the holder's name while another has the turn; returning False gives up.
+        name: of the object that says who has it; other work takes turns of its own.
+        lease_s: after how long the turn of a killed process is over.
     """
 
-    def __init__(self, store: Store, who: str, *, waiting: Callable[[str], bool] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        who: str,
+        *,
+        waiting: Callable[[str], bool] | None = None,
+        name: str = NAME,
+        lease_s: float = LEASE_S,
+    ) -> None:
         self._store = store
         self._who = who
         self._waiting = waiting
+        self._name = name
+        self._lease_s = lease_s
+        self._scale = lease_s / LEASE_S
         self._key = uuid.uuid4().hex
         self._over = threading.Event()
         self._renewal: threading.Thread | None = None
@@ -51,7 +64,7 @@ class Turn:
                 continue
             if self._waiting is not None and not self._waiting(holder):
                 return self
-            self._over.wait(_LOOK_S)
+            self._over.wait(_LOOK_S * self._scale)
         self.is_held = True
         self._renewal = threading.Thread(target=self._renew, name="history turn", daemon=True)
         self._renewal.start()
@@ -64,17 +77,17 @@ class Turn:
         if self._renewal is not None:
             self._renewal.join()
             if self._is_mine():
-                self._store.delete(NAME)
+                self._store.delete(self._name)
 
     def _take(self) -> bool:
-        return self._store.create(NAME, self._lease()) and self._is_mine()
+        return self._store.create(self._name, self._lease()) and self._is_mine()
 
     def _lease(self) -> bytes:
-        return json.dumps({"key": self._key, "who": self._who, "until": time.time() + LEASE_S}).encode()
+        return json.dumps({"key": self._key, "who": self._who, "until": time.time() + self._lease_s}).encode()
 
     def _holder(self) -> str | None:
         """Who has the turn; None where nobody has (any more)."""
-        data = self._store.try_read(NAME)
+        data = self._store.try_read(self._name)
         if data is None:
             return None
         try:
@@ -84,18 +97,18 @@ class Turn:
             until, who = 0.0, ""
         if until < time.time():
             _log.info("the turn of %s is over", who)
-            self._store.delete(NAME)
+            self._store.delete(self._name)
             return None
         return who
 
     def _is_mine(self) -> bool:
-        data = self._store.try_read(NAME)
+        data = self._store.try_read(self._name)
         return data is not None and self._key.encode() in data
 
     def _renew(self) -> None:
-        while not self._over.wait(_RENEW_S):
+        while not self._over.wait(_RENEW_S * self._scale):
             try:
                 if self._is_mine():
-                    self._store.write_bytes(NAME, self._lease())
+                    self._store.write_bytes(self._name, self._lease())
             except StoreUnavailable as error:
                 _log.warning("the turn could not be renewed: %s", error.message)
