@@ -1,0 +1,8 @@
+"""Publishing: tiers and events into InfluxDB, where people look.
+
+`policy.py` says which topics and fields go into which database; `stale.py` finds what has changed since it was
+published, `rows.py` reads it, `lines.py` makes line protocol of it (`kernel.py` is its compiled part), `influx.py`
+writes that, `records.py` remembers which points are there, `publish.py` puts these together. `server.py` asks and
+administers an InfluxDB of 1.x or 2.x; `counts.py` compares it with what is published.
+For users and operators: docs/publishing.md.
+"""
