@@ -115,7 +115,7 @@ def set_aside(archive: Archive, week: str, *, home: bool = False) -> Iterator[No
     back = [{**row, "rows": -row["rows"], "version": 9} for row in there] if home else []
     ledger = pa.Table.from_pylist([*there, *back], schema=SCHEMA)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(archive.ledger), "table", lambda self, months=None: ledger)
+        patch.setattr(type(archive.ledger), "table", lambda self, months=None, columns=None: ledger)
         yield
 
 

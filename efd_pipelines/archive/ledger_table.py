@@ -1,0 +1,272 @@
+"""The ledger's table: rows appended by many, read whole or in part, compacted and collapsed by one at a time.
+
+What belongs here: what is true of the table as a table. What its rows say: `ledger_rows.py`; what they answer:
+`ledger.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from efd_pipelines.archive.files import DataFile, write_data_file
+from efd_pipelines.archive.ledger_rows import (
+    KEY,
+    SCHEMA,
+    LedgerRow,
+    counting,
+    once,
+    part_of_schema,
+    sealed_places,
+    uncovered,
+)
+from efd_pipelines.archive.reading import conform
+from efd_pipelines.archive.store import Store
+from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
+from efd_pipelines.errors import StaleWriter, StoreUnavailable
+
+if TYPE_CHECKING:
+    import polars as pl
+
+RELATIVE = "ledger/commits"
+_MAX_SMALL_FILES = 64
+_SMALL_ROWS = 100_000
+_FILE_ROWS = 500_000
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """The ledger's table at one version, and its rows; `is_damaged` where some of its files could not be read."""
+
+    snapshot: TableSnapshot | None
+    rows: pa.Table
+    is_damaged: bool
+
+
+class LedgerTable:
+    """The table of one store's ledger."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._whole: tuple[int, pa.Table] | None = None
+
+    def append(self, rows: Sequence[LedgerRow]) -> None:
+        """Adds rows; safe to repeat."""
+        if not rows:
+            return
+        table = pa.Table.from_pylist([row.as_dict() for row in rows], schema=SCHEMA)
+        for month in pc.unique(table["month"]).to_pylist():
+            self._append_month(month, table.filter(pc.equal(table["month"], month)).drop_columns(["month"]))
+
+    def _append_month(self, month: str, table: pa.Table) -> None:
+        file = write_data_file(self._store, RELATIVE, month, "c", table, partition="month")
+        for _ in range(20):
+            try:
+                commit(
+                    self._store,
+                    RELATIVE,
+                    self._snapshot(),
+                    add=[file],
+                    transactions={},
+                    schema=table.schema,
+                    note={"kind": "append"},
+                    partition="month",
+                )
+            except StaleWriter:
+                continue
+            return
+        raise StaleWriter("The ledger could not be appended to in 20 attempts")
+
+    def _snapshot(self) -> TableSnapshot | None:
+        return open_table(self._store, RELATIVE, partition="month")
+
+    def table(self, months: Collection[str] | None = None, columns: Collection[str] | None = None) -> pa.Table:
+        """All rows (of commits of some months) that count, sorted; columns of `SCHEMA`, or some of them.
+
+        A week's rows may stand in any month from its own on: late records, merging and healing come later.
+        What tells rows apart (table, dataset, version, week, slice) is always among the columns.
+        """
+        snapshot = self._snapshot()
+        schema = SCHEMA if columns is None else part_of_schema(columns)
+        if snapshot is None:
+            return schema.empty_table()
+        if self._whole is not None and self._whole[0] == snapshot.version and months is None:
+            known = self._whole[1]
+            if set(schema.names) <= set(known.column_names):
+                return known.select(schema.names)
+        found = once(self._parts(snapshot, [*schema.names, "commit_kind"], months)).select(schema.names)
+        if months is None:
+            self._whole = snapshot.version, found
+        return found
+
+    def _parts(self, snapshot: TableSnapshot, columns: Collection[str], months: Collection[str] | None) -> pa.Table:
+        schema = part_of_schema(columns)
+        parts = [self._read(file, schema) for file in snapshot.files(months)]
+        return pa.concat_tables([schema.empty_table(), *parts])
+
+    def frame(self, columns: Collection[str]) -> pl.DataFrame:
+        """Some columns of all rows that count, in no order: sorting them takes longer than an audit may.
+
+        What tells rows apart is always among the columns.
+        """
+        import polars as pl
+
+        snapshot = self._snapshot()
+        wanted = [*columns, "commit_kind"]
+        whole = part_of_schema(wanted).empty_table() if snapshot is None else self._parts(snapshot, wanted, None)
+        return counting(pl.DataFrame(whole)).select(name for name in SCHEMA.names if name in (*columns, *KEY))
+
+    def at(self, snapshot: TableSnapshot, wanted: pl.Expr) -> pl.DataFrame:
+        """The rows that count at one version of the ledger, of those that are wanted; sorted."""
+        import polars as pl
+
+        parts = [pl.DataFrame(self._read(file)).filter(wanted) for file in snapshot.files()]
+        return counting(pl.concat([pl.DataFrame(SCHEMA.empty_table()), *parts])).sort(KEY)
+
+    def _read(self, file: DataFile, schema: pa.Schema = SCHEMA) -> pa.Table:
+        """A file's rows; what a file of an older release lacks is null."""
+        relative = f"{RELATIVE}/{file.path}"
+        with (
+            self._store.errors(f"read {relative}"),
+            pq.ParquetFile(self._store.path(relative), filesystem=self._store.arrow_fs) as parquet,
+        ):
+            part = parquet.read(columns=[name for name in schema.names if name != "month"])
+            count = parquet.metadata.num_rows
+        return conform(part.append_column("month", pa.repeat(file.week, count)), schema, count)
+
+    def edition(self) -> Edition:
+        """The ledger as it is now, as far as it can be read.
+
+        Raises:
+            StoreUnavailable: the store does not answer, or the ledger's own log cannot be read.
+        """
+        try:
+            snapshot = self._snapshot()
+        except StoreUnavailable as error:
+            remedy = f"If the store answers, move {self._store.uri(RELATIVE)} away and run again: it is made anew."
+            raise StoreUnavailable(error.message, remedy=remedy) from error
+        parts, damaged = [SCHEMA.empty_table()], False
+        for file in snapshot.files() if snapshot is not None else []:
+            try:
+                parts.append(self._read(file))
+            except StoreUnavailable:
+                self._store.list(RELATIVE)  # raises where the store does not answer at all
+                damaged = True
+        return Edition(snapshot, once(pa.concat_tables(parts)), damaged)
+
+    def replace(self, edition: Edition, rows: pa.Table) -> None:
+        """Puts rows in the place of all that an edition has; what was appended since stays.
+
+        Raises:
+            StaleWriter: another process compacts or replaces.
+        """
+        snapshot = edition.snapshot
+        months = pc.unique(rows["month"]).to_pylist()
+        added = []
+        for month in months:
+            part = rows.filter(pc.equal(rows["month"], month)).drop_columns(["month"])
+            added.append(write_data_file(self._store, RELATIVE, month, "c", part, partition="month"))
+        removed = [] if snapshot is None else snapshot.files()
+        reached = None if snapshot is None else snapshot.transaction_version("compact")
+        commit(
+            self._store,
+            RELATIVE,
+            snapshot,
+            add=added,
+            remove=removed,
+            transactions={"compact": (reached, (reached or 0) + 1)},
+            schema=rows.drop_columns(["month"]).schema,
+            note={"kind": "reindex"},
+            partition="month",
+            rearranges=snapshot is not None,
+        )
+        self._whole = None
+
+    def put_sealed(self, snapshot: TableSnapshot, rows: pa.Table) -> int:
+        """Puts sealed rows, and what else is in `rows`, in the place of those that they cover; how many these were.
+
+        `snapshot` is the table that `rows` were made from. One commit, under the guard of compaction: who reads sees
+        the one or the other. What runs append meanwhile stays.
+
+        Raises:
+            StaleWriter: another process compacts, collapses or replaces.
+        """
+        import polars as pl
+
+        places = sealed_places(pl.DataFrame(rows))
+        narrow = part_of_schema(["commit_kind"])
+        removed: list[DataFile] = []
+        kept: dict[str, list[pa.Table]] = {}
+        covered = 0
+        for file in snapshot.files():
+            keys = pl.DataFrame(self._read(file, narrow)).with_row_index("_row")
+            left = uncovered(keys, places)["_row"]
+            if len(left) == file.rows:
+                continue
+            covered += file.rows - len(left)
+            removed.append(file)
+            kept.setdefault(file.week, []).append(self._read(file).take(left.sort().to_arrow()))
+        for month in pc.unique(rows["month"]).to_pylist():
+            kept.setdefault(month, []).append(rows.filter(pc.equal(rows["month"], month)))
+        added = [file for month, parts in sorted(kept.items()) for file in self._written(month, parts)]
+        self._replace(snapshot, added, removed, "collapse")
+        return covered
+
+    def _written(self, month: str, parts: Sequence[pa.Table]) -> Iterator[DataFile]:
+        """The rows as files: one, or more where they are many."""
+        whole = pa.concat_tables(parts).drop_columns(["month"])
+        for start in range(0, whole.num_rows, _FILE_ROWS):
+            yield write_data_file(self._store, RELATIVE, month, "c", whole.slice(start, _FILE_ROWS), partition="month")
+
+    def _replace(
+        self, snapshot: TableSnapshot, added: Sequence[DataFile], removed: Sequence[DataFile], kind: str
+    ) -> None:
+        reached = snapshot.transaction_version("compact")
+        commit(
+            self._store,
+            RELATIVE,
+            snapshot,
+            add=added,
+            remove=removed,
+            transactions={"compact": (reached, (reached or 0) + 1)},
+            schema=SCHEMA.remove(SCHEMA.get_field_index("month")),
+            note={"kind": kind},
+            partition="month",
+            rearranges=True,
+        )
+        self._whole = None
+
+    def compact(self) -> int:
+        """Makes one of a month's small files where they are more than 64; how many were replaced.
+
+        Guarded by `compact`: a drain every two minutes makes thousands of files a day, and every reader reads all.
+
+        Raises:
+            StaleWriter: another process is compacting.
+        """
+        snapshot = self._snapshot()
+        if snapshot is None:
+            return 0
+        replaced = 0
+        by_month: dict[str, list[DataFile]] = {}
+        for file in snapshot.files():
+            by_month.setdefault(file.week, []).append(file)
+        for month, files in by_month.items():
+            small = [file for file in files if file.rows < _SMALL_ROWS]
+            if len(small) > _MAX_SMALL_FILES:
+                replaced += self._compact(month, small)
+        return replaced
+
+    def _compact(self, month: str, files: Sequence[DataFile]) -> int:
+        snapshot = self._snapshot()
+        if snapshot is None:
+            return 0
+        whole = once(pa.concat_tables([self._read(file) for file in files])).drop_columns(["month"])
+        merged = write_data_file(self._store, RELATIVE, month, "c", whole, partition="month")
+        self._replace(snapshot, [merged], files, "compact")
+        return len(files)
