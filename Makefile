@@ -5,6 +5,8 @@ DATA ?= ./demo-data
 CASES ?= 1000
 SEED ?= 1
 MINUTES ?= 20
+# How many files of tests run at once; each has servers of its own.
+WORKERS ?= 2
 # Directories and files to test, e.g. TESTS=efd_pipelines_tests/unit
 TESTS ?=
 PYTEST_ARGS ?=
@@ -18,7 +20,7 @@ STAMP := $(VENV)/.installed
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Settings: DATA=$(DATA) CASES=$(CASES) SEED=$(SEED) MINUTES=$(MINUTES) TESTS= PYTEST_ARGS= PYTHON="
+	@echo "  Settings: DATA=$(DATA) CASES=$(CASES) SEED=$(SEED) MINUTES=$(MINUTES) WORKERS=$(WORKERS) TESTS= PYTEST_ARGS= PYTHON="
 
 demo: install ## the main job on embedded defaults, in DATA=./demo-data; ends with what was made and where
 	@$(VENV)/bin/efd demo --data "$(DATA)"
@@ -27,7 +29,7 @@ dev: install ## the Dagster UI, daemon and sensors on the demo's data and broker
 	@$(VENV)/bin/efd dev --data "$(DATA)"
 
 test: install ## start the real servers, run all the tests (or TESTS=), stop the servers
-	@$(PY) -m pytest $(TESTS) $(PYTEST_ARGS)
+	@$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(TESTS) $(PYTEST_ARGS)
 
 install: $(STAMP) ## .venv with the package, all extras and the locked dependencies; quick when up to date
 
