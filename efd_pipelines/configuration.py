@@ -1,6 +1,6 @@
 """Configuration: everything with structure, from one YAML file (`EFD_CONFIG`), validated, errors naming the line.
 
-Freshness classes, drain groups, slices, rates, subsystems, time fields, value formats, retention and exposure
+Freshness classes, drain groups, slices, rates, subsystems, time fields, value formats, retention, publishing and exposure
 configurations.
 Scalar settings and secrets are environment variables: `settings.py`. The shipped default is `default.yaml` beside
 this module; a file of one's own replaces the top-level sections that it has and inherits the others.
@@ -9,6 +9,7 @@ this module; a file of one's own replaces the top-level sections that it has and
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,6 +22,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -29,6 +31,7 @@ from efd_pipelines.topics.names import Dataset, Kind, match
 
 DEFAULT_FILE = Path(__file__).with_name("default.yaml")
 OTHER_SUBSYSTEM = "other"
+_NOT_PUBLISHED = ("window_size", "first_private_*")
 
 SliceUnitName = Literal["hour", "day", "week"]
 
@@ -51,6 +54,16 @@ class TopicSelection(_Section):
 
     def covers(self, dataset: Dataset) -> bool:
         return match(self.include, dataset.text) and not match(self.exclude, dataset.text)
+
+
+class FieldSelection(_Section):
+    """Which columns are published: globs over their names."""
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def covers(self, name: str) -> bool:
+        return match(self.include, name) and not match(self.exclude, name)
 
 
 class Freshness(_Section):
@@ -96,6 +109,55 @@ class Retention(_Section):
     policy: str = Field(default="usdf", min_length=1)
 
 
+class InfluxPolicy(_Section):
+    """What is published into which database of InfluxDB, and for how long it stays there.
+
+    `topics` and `fields` are globs over names of datasets and of columns. `database` may have {subsystem}, {component}
+    and {year}; with `retention_policy` it is the bucket `<database>/<retention policy>` of a 2.x. `retention_days` null
+    keeps for ever. `slow_telemetry` publishes what is too slow for the tier as it was sent.
+    """
+
+    topics: TopicSelection = TopicSelection()
+    kinds: tuple[Kind, ...] = (Kind.TELEMETRY,)
+    fields: FieldSelection = FieldSelection()
+    database: str = "efd_{subsystem}_{year}"
+    retention_policy: str = Field(default="autogen", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    retention_days: float | None = Field(default=90.0, ge=1.0)
+    slow_telemetry: bool = True
+
+    @field_validator("database")
+    @classmethod
+    def _is_a_template(cls, database: str) -> str:
+        try:
+            name = database.format(subsystem="x", component="x", year=2026)
+        except (KeyError, IndexError, ValueError):
+            name = ""
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", name):
+            raise ValueError("must be a name of letters, digits, `_`, `.`, `-` and {subsystem}, {component}, {year}")
+        return database
+
+
+class Publishing(_Section):
+    """What is published, where EFD_INFLUX_URL is set; each into databases of its own."""
+
+    compression: Literal["auto", "always", "never"] = "auto"
+    influx_1s: InfluxPolicy = InfluxPolicy(fields=FieldSelection(exclude=_NOT_PUBLISHED))
+    influx_1m: InfluxPolicy = InfluxPolicy(
+        fields=FieldSelection(exclude=_NOT_PUBLISHED), database="efd_1m_{subsystem}_{year}", retention_days=365.0
+    )
+    influx_events: InfluxPolicy = InfluxPolicy(
+        kinds=(Kind.EVENT, Kind.COMMAND, Kind.ACK), database="efd_events_{subsystem}_{year}", retention_days=365.0
+    )
+
+    @model_validator(mode="after")
+    def _databases_are_distinct(self) -> Self:
+        databases = [self.influx_1s.database, self.influx_1m.database, self.influx_events.database]
+        if len(set(databases)) < len(databases):
+            # DELETE of 1.x takes points of all retention policies of a database.
+            raise ValueError("influx_1s, influx_1m and influx_events must have different databases")
+        return self
+
+
 class ExposureJoin(_Section):
     """One instrument whose exposures telemetry is joined to."""
 
@@ -126,6 +188,7 @@ class Configuration(_Section):
     kafka: KafkaReading = KafkaReading()
     sealing: Sealing = Sealing()
     retention: Retention = Retention()
+    publishing: Publishing = Publishing()
     exposures: tuple[ExposureJoin, ...] = ()
 
     @model_validator(mode="after")
