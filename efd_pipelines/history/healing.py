@@ -28,6 +28,7 @@ from efd_pipelines.archive.ledger import RAW, LedgerRow
 from efd_pipelines.archive.positions import decided_time_field
 from efd_pipelines.archive.tables import open_table
 from efd_pipelines.errors import StaleWriter
+from efd_pipelines.history import turns
 from efd_pipelines.history.asked import Asked
 from efd_pipelines.history.coverage import missing_intervals
 from efd_pipelines.history.declared import DeclaredSchemas
@@ -295,7 +296,8 @@ class _Healing:
         if not any(isinstance(source, InfluxHistory) for source in self._sources):
             yield None
             return
-        with Turn(self._archive.store, self._run or "a run without a name", waiting=self._waits) as turn:
+        who = self._run or "a run without a name"
+        with Turn(self._archive.store, who, waiting=self._waits, lease_s=turns.LEASE_S) as turn:
             yield turn
 
     def _waits(self, holder: str) -> bool:

@@ -11,32 +11,61 @@ before it.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from efd_pipelines_tests.faults.cases import KINDS, KindOfCase, Outcome, Stage, Store, draw, play, staged
+from efd_pipelines_tests.faults.cases import KINDS, KindOfCase, Outcome, Report, draw, play
 from efd_pipelines_tests.faults.gate import IS_AVAILABLE
 from efd_pipelines_tests.faults.site import Servers, scratch
+from efd_pipelines_tests.faults.stage import Stage, Store, staged
 
 CASES_OF_AN_ARCHIVE = 5
 
 
-def play_all(stage: Stage, cases: int, seed: int, first: int = 0, kinds: Sequence[KindOfCase] = KINDS) -> Outcome:
-    """Plays cases `first` to `first + cases - 1`, group by group, and tells each."""
-    outcome = Outcome()
-    for begin in range(first - first % CASES_OF_AN_ARCHIVE, first + cases, CASES_OF_AN_ARCHIVE):
-        group = begin // CASES_OF_AN_ARCHIVE
-        rng, store = np.random.default_rng([seed, group]), _store(group, kinds)
-        stage.begin(store)
-        for number in range(begin, min(begin + CASES_OF_AN_ARCHIVE, first + cases)):
-            report = play(stage, number, draw(kinds, store, rng), rng, outcome)
+class Tally:
+    """The groups of cases that are still to be played, and what those came to that were; for several players."""
+
+    def __init__(self, cases: int, seed: int, first: int, kinds: Sequence[KindOfCase]) -> None:
+        self.outcome = Outcome()
+        self.kinds = kinds
+        self._seed = seed
+        self._end = first + cases
+        self._begins = iter(range(first - first % CASES_OF_AN_ARCHIVE, self._end, CASES_OF_AN_ARCHIVE))
+        self._lock = threading.Lock()
+
+    def play_all(self, stage: Stage) -> None:
+        """Plays group after group, as long as there is one."""
+        while (begin := self._next()) is not None:
+            group = begin // CASES_OF_AN_ARCHIVE
+            rng, store = np.random.default_rng([self._seed, group]), _store(group, self.kinds)
+            stage.begin(store)
+            for number in range(begin, min(begin + CASES_OF_AN_ARCHIVE, self._end)):
+                report = play(stage, number, draw(self.kinds, store, rng), rng)
+                self._take(report)
+                if report.problems:
+                    stage.begin(store)  # what is broken must not break the next
+
+    def _next(self) -> int | None:
+        with self._lock:
+            return next(self._begins, None)
+
+    def _take(self, report: Report) -> None:
+        with self._lock:
+            self.outcome.count(report)
             print(report, file=sys.stderr, flush=True)
-            if report.problems:
-                stage.begin(store)  # what is broken must not break the next
-    return outcome
+
+
+def play_on_servers(tally: Tally, directory: Path) -> None:
+    """A player with servers of its own."""
+    directory.mkdir()
+    with Servers.started(directory) as servers, staged(servers, directory) as stage:
+        tally.play_all(stage)
 
 
 def _store(group: int, kinds: Sequence[KindOfCase]) -> Store:
@@ -59,17 +88,20 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument(
+        "--together", type=int, default=len(os.sched_getaffinity(0)), help="players at once, each on servers of its own"
+    )
     parser.add_argument("--kind", default="", help="only the kinds whose name has this in it")
     arguments = parser.parse_args()
     if not IS_AVAILABLE:
         parser.error("this system has no seccomp user notification: Linux 5.5 or later, x86-64 or ARM")
     kinds = tuple(kind for kind in KINDS if arguments.kind in kind.name)
-    with (
-        scratch() as directory,
-        Servers.started(Path(directory)) as servers,
-        staged(servers, Path(directory)) as stage,
-    ):
-        outcome = play_all(stage, arguments.cases, arguments.seed, arguments.first, kinds)
+    tally = Tally(arguments.cases, arguments.seed, arguments.first, kinds)
+    with scratch() as directory, ThreadPoolExecutor(arguments.together) as pool:
+        players = [pool.submit(play_on_servers, tally, Path(directory) / str(n)) for n in range(arguments.together)]
+        for player in players:
+            player.result()
+    outcome = tally.outcome
     print(summary(outcome))
     print(outcome)
     return int(not outcome.is_clean)

@@ -20,17 +20,19 @@ from efd_pipelines.archive.dead_letters import replay
 from efd_pipelines.archive.drain import DrainIncomplete, drain
 from efd_pipelines.archive.merging import merge
 from efd_pipelines.archive.quarantine import datasets_with_quarantine, release
+from efd_pipelines.archive.reindex import reindex
 from efd_pipelines.archive.sealing import seal, unsealed_weeks
 from efd_pipelines.avro.compiled import Compiled
 from efd_pipelines.errors import EfdError
+from efd_pipelines.history import healing, influx, turns
 from efd_pipelines.kafka import registry
 from efd_pipelines.settings import Settings
 from efd_pipelines.simulator.everything import random_series
 from efd_pipelines.simulator.fixtures import builtin_topic
-from efd_pipelines.times import microseconds
+from efd_pipelines.times import Week, microseconds
 from efd_pipelines.topics.layout import plan_layout
 from efd_pipelines.topics.schemas import parse_schema
-from efd_pipelines_tests.faults.recount import recount, torn
+from efd_pipelines_tests.faults.recount import recount, superseded, torn
 
 Deed = Callable[..., dict[str, Any]]
 
@@ -91,6 +93,27 @@ def release_all(settings: Settings, *, run: str = "struck") -> dict[str, Any]:
     return {"released": sum(released)}
 
 
+def heal_all(settings: Settings, *, weeks: Sequence[str], lines: bool = False, run: str = "struck") -> dict[str, Any]:
+    """`efd archive backfill` of these weeks, from InfluxDB and then from files; `lines`: from files alone.
+
+    In pieces and commits that are small enough for some of them to come before the strike, and some after it.
+    """
+    influx.VALUES_OF_A_PIECE, healing._COMMIT_BYTES = 300, 2_000
+    if lines:
+        settings = settings.model_copy(update={"history_influx_url": None})
+    wanted = [Week.parse(week) for week in weeks]
+    result = healing.heal(Archive(settings), settings, component="Heal", weeks=wanted, run=run)
+    return {"rows": result.rows, "known": result.known}
+
+
+def reindex_all(settings: Settings, *, run: str = "struck") -> dict[str, Any]:
+    """`efd archive reindex`."""
+    result = reindex(Archive(settings))
+    if result.problems:
+        raise Surprise(f"{result.problems[0].table}: {result.problems[0].detail}")
+    return {"rows": result.rows, "changed": result.changed}
+
+
 def clean_all(settings: Settings, *, run: str = "struck") -> dict[str, Any]:
     """Removes what does not count, however young: nobody else may be at work."""
     cleaning._HOURS_PER_DAY = 0
@@ -119,11 +142,13 @@ def look(settings: Settings, *, lows: Mapping[str, Sequence[int]], seconds: floa
     return {"looks": looks, "problems": problems}
 
 
-def check(settings: Settings, *, again: str, expected: Mapping[str, Any]) -> dict[str, Any]:
+def check(
+    settings: Settings, *, again: str, expected: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Drains what is left and does the deed `again`, then counts by the audit and by the files that count."""
     archive_all(settings, run="after", until_caught_up=True)
     if again != "drain":
-        DEEDS[again](settings, run="after")
+        DEEDS[again](settings, run="after", **(arguments or {}))
     archive = Archive(settings)
     found = verify(archive, deep=True)
     counted = recount(archive.store, expected)
@@ -134,6 +159,7 @@ def check(settings: Settings, *, again: str, expected: Mapping[str, Any]) -> dic
         "problems": [
             *_told(found),
             *counted.problems,
+            *(superseded(archive.store, expected) if again == "seal" else ()),
         ],
     }
 
@@ -150,6 +176,8 @@ DEEDS: Mapping[str, Deed] = {
     "daily cleaning": look_for_old_files,
     "replay": replay_all,
     "release": release_all,
+    "heal": heal_all,
+    "reindex": reindex_all,
     "audit": audit,
     "look": look,
     "check": check,
@@ -164,10 +192,15 @@ def warm() -> None:
 
 
 def be_patient(seconds: int) -> None:
-    """How long this process's clients wait for S3 and the registry; 0 for as long as they always do."""
+    """How long this process's clients wait for S3, the registry and InfluxDB; 0 for as long as they always do.
+
+    And for how long others wait for a turn that it took with it into its grave.
+    """
     if seconds:
         store._ANSWER_S = seconds
         registry._TIMEOUT = httpx.Timeout(float(seconds))
+        influx._LONGEST_WAIT_S = seconds / 20
+        turns.LEASE_S = float(seconds)
 
 
 def do(deed: str, settings: Settings, arguments: Mapping[str, Any]) -> dict[str, Any]:

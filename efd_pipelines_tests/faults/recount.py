@@ -5,12 +5,14 @@ None of the project's reading code is used, so that a mistake in it does not hid
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from confluent_kafka import Consumer, TopicPartition
@@ -36,7 +38,8 @@ def recount(store: Store, expected: Mapping[str, Any]) -> Recount:
     """Compares every offset of every topic with the rows of its dataset, and each row's writer with the records'.
 
     `expected` has `bootstrap`, and by topic `lows` (where the archive began, by partition), `writers` (origin, first
-    number and count of each) and `dead`, how many frames cannot be decoded.
+    number and count of each), `dead`, how many frames cannot be decoded, and `history` (origin and count of each batch
+    that a history has, and whether Kafka has it too).
     """
     found = Recount()
     consumer = Consumer({"bootstrap.servers": expected["bootstrap"], "group.id": "recount", "log_level": 0})
@@ -54,6 +57,9 @@ def _recount_topic(store: Store, consumer: Consumer, topic: str, of: Mapping[str
         _, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
         wanted.update((partition, offset) for offset in range(low, high))
     rows = counting_rows(store, f"raw/{Dataset.parse(topic).path}", _COLUMNS)
+    is_history = rows["kafka_offset"].is_null()
+    _compare_history(topic, rows.filter(is_history), of.get("history", ()), found)
+    rows = rows.filter(pc.invert(is_history))
     kept = Counter(zip(rows["kafka_partition"].to_pylist(), rows["kafka_offset"].to_pylist(), strict=True))
     lost, more = wanted - kept, kept - wanted
     found.lost += lost.total()
@@ -62,6 +68,54 @@ def _recount_topic(store: Store, consumer: Consumer, topic: str, of: Mapping[str
         if which:
             found.problems.append(f"{topic}: {which.total()} records {what}, the first {min(which)}")
     _compare_writers(topic, rows, of, found)
+
+
+def _compare_history(topic: str, rows: pa.Table, batches: Sequence[Sequence[Any]], found: Recount) -> None:
+    """Every point that Kafka has not is there once, none twice; one that Kafka has too may have been superseded."""
+    wanted = {(origin, number): is_late for origin, count, is_late in batches for number in range(1, count + 1)}
+    kept = Counter(zip(rows["private_origin"].to_pylist(), rows["private_seqNum"].to_pylist(), strict=True))
+    lost = [key for key, is_late in wanted.items() if not is_late and key not in kept]
+    doubled = kept.total() - len(kept)
+    found.lost += len(lost)
+    found.doubled += doubled
+    if lost:
+        found.problems.append(f"{topic}: {len(lost)} points of history lost, the first {min(lost)}")
+    if doubled:
+        found.problems.append(f"{topic}: {doubled} points of history too many")
+    if strange := kept.keys() - wanted.keys():
+        found.problems.append(f"{topic}: points that no history has: {sorted(strange)[:3]}")
+
+
+def superseded(store: Store, expected: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a sealed archive's rows of history: of a record that Kafka has too there is none left, and
+    the certificates say of how many that is so."""
+    problems = []
+    for topic, of in expected["topics"].items():
+        if not of.get("history"):
+            continue
+        relative = f"raw/{Dataset.parse(topic).path}"
+        rows = counting_rows(store, relative, _COLUMNS)
+        rows = rows.filter(rows["kafka_offset"].is_null())
+        late = {origin for origin, _, is_late in of["history"] if is_late}
+        if left := sum(origin in late for origin in rows["private_origin"].to_pylist()):
+            problems.append(f"{topic}: {left} rows of history stand beside Kafka's in sealed weeks")
+        certified = sum(
+            json.loads(store.read_bytes(f"{relative}/_certificates/{name}"))["superseded"]
+            for name in store.list(f"{relative}/_certificates")
+        )
+        if certified != _filled(store, relative) - rows.num_rows:
+            problems.append(
+                f"{topic}: certificates count {certified} superseded rows, {_filled(store, relative)} were "
+                f"filled in and {rows.num_rows} are left"
+            )
+    return problems
+
+
+def _filled(store: Store, relative: str) -> int:
+    """How many rows of history were ever filled in, by the table's own log."""
+    table = DeltaTable(store.uri(relative), storage_options=store.storage_options)
+    notes = [json.loads(one["efd"]) for one in table.history() if "efd" in one]
+    return sum(note["records"] for note in notes if note["kind"] == "fill")
 
 
 def _compare_writers(topic: str, rows: pa.Table, of: Mapping[str, Any], found: Recount) -> None:

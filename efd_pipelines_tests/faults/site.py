@@ -19,9 +19,11 @@ import numpy as np
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from efd_pipelines.servers.influxdb import InfluxServer
 from efd_pipelines.servers.kafka import KafkaServer
 from efd_pipelines.servers.registry import RegistryServer
 from efd_pipelines.servers.s3 import S3Server
+from efd_pipelines.servers.server import Server
 from efd_pipelines.settings import Settings, load_settings
 from efd_pipelines.simulator import faulty
 from efd_pipelines.simulator.everything import random_series
@@ -30,6 +32,7 @@ from efd_pipelines.simulator.producer import SalProducer
 from efd_pipelines.simulator.sal import SalField, SalTopic
 from efd_pipelines.simulator.series import Series
 from efd_pipelines.times import microseconds
+from efd_pipelines_tests.faults import lost
 from efd_pipelines_tests.faults.deeds import QUARANTINED_AT
 
 _TOPICS = ("MTMount.azimuth", "ESS.temperature", "Test.scalars", "Test.arrays")
@@ -45,7 +48,7 @@ CHANGING = tuple(
 )
 """The lives of a topic whose schema changes: columns come, others grow wider."""
 
-DATASETS = tuple(sorted({builtin_topic(name).name for name in _TOPICS} | {_CHANGING}))
+DATASETS = tuple(sorted({builtin_topic(name).name for name in _TOPICS} | {_CHANGING, lost.TOPIC.name}))
 """What is archived: a broker may have others' topics, too."""
 
 _REPLICATED = {"default.replication.factor": "3", "min.insync.replicas": "1"}
@@ -67,7 +70,12 @@ class Servers:
     kafka: KafkaServer
     registry: RegistryServer
     s3: S3Server
+    influx: InfluxServer
     others: tuple[KafkaServer, ...] = ()
+
+    @property
+    def all(self) -> tuple[Server, ...]:
+        return (*self.others, self.kafka, self.registry, self.s3, self.influx)
 
     @property
     def bootstrap(self) -> str:
@@ -80,11 +88,12 @@ class Servers:
             KafkaServer(directory / "kafka", die_with_parent=True),
             RegistryServer(directory / "registry", die_with_parent=True),
             S3Server(directory / "s3", die_with_parent=True),
+            InfluxServer(directory / "influx", die_with_parent=True),
         )
-        for server in (servers.kafka, servers.registry, servers.s3):
+        for server in servers.all:
             server.install()
             server.launch()
-        for server in (servers.kafka, servers.registry, servers.s3):
+        for server in servers.all:
             server.wait_until_ready()
         return servers
 
@@ -94,7 +103,7 @@ class Servers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for server in (*self.others, self.kafka, self.registry, self.s3):
+        for server in self.all:
             server.kill()
 
     def with_three_brokers(self, directory: Path) -> Servers:
@@ -109,7 +118,7 @@ class Servers:
             broker.launch()
         for broker in others:
             broker.wait_until_ready()
-        return Servers(first, self.registry, self.s3, others)
+        return Servers(first, self.registry, self.s3, self.influx, others)
 
 
 @dataclass(slots=True)
@@ -128,11 +137,12 @@ class Account:
 class Site:
     """One archive at a time, on the servers given; `root` is a directory or `s3://bucket/prefix`."""
 
-    def __init__(self, servers: Servers, root: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, servers: Servers, root: str, environ: Mapping[str, str], history: lost.History) -> None:
         self.servers = servers
         self.root = root
+        self.history = history
         reached = {"EFD_KAFKA_BOOTSTRAP": servers.bootstrap, "EFD_REGISTRY_URL": servers.registry.url}
-        self.environ = {**reached, "EFD_ARCHIVE": root, **environ}
+        self.environ = {**reached, "EFD_ARCHIVE": root, **history.environ, **environ}
         self.settings = load_settings(self.environ, None)
         self.accounts: dict[str, Account] = {}
         self.records = 0
@@ -144,7 +154,7 @@ class Site:
 
     def begin(self, producer: SalProducer) -> None:
         """Empties the topics, so that the archive begins with nothing in Kafka."""
-        topics = [*map(builtin_topic, _TOPICS), *CHANGING]
+        topics = [*map(builtin_topic, _TOPICS), *CHANGING, lost.TOPIC]
         for topic in topics:
             producer.prepare([topic])
         ends = _ends(self.settings, {topic.name: topic.partitions for topic in topics})
@@ -155,13 +165,13 @@ class Site:
         self.accounts = {topic: Account(of) for topic, of in ends.items()}
 
     def produce(self, producer: SalProducer, rng: np.random.Generator) -> None:
-        """Records of a few topics over three weeks, with frames that cannot be decoded and times that cannot be."""
+        """Records of a topic or two over some weeks, with frames that cannot be decoded and times that cannot be."""
         now = datetime.now(UTC)
         before = producer.records
-        for name in rng.choice([*_TOPICS, _CHANGING], size=int(rng.integers(1, 4)), replace=False):
+        for name in rng.choice([*_TOPICS, _CHANGING], size=int(rng.integers(1, 3)), replace=False):
             topic = self._life(str(name), rng)
             account = self.accounts[topic.name]
-            for week in range(int(rng.integers(1, 4))):
+            for week in range(int(rng.choice([1, 1, 2, 3]))):
                 when = microseconds(now - timedelta(days=7 * week, minutes=5))
                 series = random_series(topic, int(rng.integers(1, 40)), when, seed=self._next_seed())
                 self._send(producer, account, series)
@@ -175,9 +185,21 @@ class Site:
         producer.flush()
         self.records += producer.records - before
 
+    def lose(self, rng: np.random.Generator) -> str:
+        """Points that no broker has; their week."""
+        return self.history.lose(rng, self._next_seed()).week.key
+
+    def deliver(self, producer: SalProducer) -> None:
+        """Has Kafka deliver the last batch that was lost, after all."""
+        batch = self.history.batches[-1]
+        batch.is_late = True
+        self._send(producer, self.accounts[lost.TOPIC.name], batch.series)
+        producer.flush()
+
     def expected(self) -> dict[str, Any]:
         """The account as `recount` takes it."""
         topics = {topic: account.expected() for topic, account in self.accounts.items()}
+        topics[lost.TOPIC.name]["history"] = [batch.expected() for batch in self.history.batches]
         return {"bootstrap": self.servers.bootstrap, "topics": topics}
 
     def _life(self, name: str, rng: np.random.Generator) -> SalTopic:

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from efd_pipelines_tests.faults.cases import Stage, Store, staged
 from efd_pipelines_tests.faults.site import Servers, scratch
+from efd_pipelines_tests.faults.stage import Stage, Store, staged
 from efd_pipelines_tests.faults.zygote import Running
 
 WRITERS = ("drain", "drain", "merge", "seal", "daily cleaning", "replay")

@@ -173,6 +173,7 @@ def main() -> None:
     for name in _LAZY:
         importlib.import_module(name)
     importlib.import_module("efd_pipelines_tests.faults.deeds").warm()
+    _share_what_s3_clients_read()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     control.sendall(b"r")
     while True:
@@ -183,6 +184,19 @@ def main() -> None:
             control.close()
             run(socket.socket(fileno=received[0]))
         os.close(received[0])
+
+
+def _share_what_s3_clients_read() -> None:
+    """Lets every session of botocore have one loader: parsing the descriptions of S3 is most of a short deed's work."""
+    import botocore.loaders
+    import botocore.session
+
+    loader = botocore.loaders.create_loader()
+    for kind in ("service-2", "endpoint-rule-set-1"):
+        loader.load_service_model("s3", kind)
+    for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
+        loader.load_data(name)
+    botocore.session.create_loader = lambda *_: loader
 
 
 def run(harness: socket.socket) -> None:

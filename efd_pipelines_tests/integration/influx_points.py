@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow as pa
 
 from efd_pipelines.servers.influxdb import InfluxServer
-from efd_pipelines.topics.layout import SYSTEM_COLUMNS, column_of
+from efd_pipelines.simulator.series import Series
+from efd_pipelines.topics.layout import SYSTEM_COLUMNS, TIME, Column, arrow_field, column_of
 
 _BYTES_AT_ONCE = 8_000_000
 
@@ -50,6 +52,26 @@ def _text(value: Any) -> str | None:
         return repr(value) if math.isfinite(value) else None
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def as_rows(series: Series) -> pa.Table:
+    """The records as an archive would have them, for InfluxDB's lines."""
+    columns: dict[str, pa.Array] = {}
+    for name, of in series.columns.items():
+        values = np.asarray(of) if not isinstance(of, list) else of
+        if isinstance(values, np.ndarray) and values.ndim == 2:
+            columns |= {f"{name}{n}": pa.array(values[:, n]) for n in range(values.shape[1])}
+        elif isinstance(values, list) or values.ndim == 1:
+            columns[name] = pa.array(values)
+        else:
+            columns[name] = pa.array([values.item()] * len(series))
+    floats = {field.name for field in series.topic.fields if field.sal_type == "float"}
+    for name in columns:
+        if name.rstrip("0123456789") in floats:
+            columns[name] = columns[name].cast(pa.float32())
+    fields = [arrow_field(Column(name, name, None, values.type)) for name, values in columns.items()]
+    times = pa.array(series.times_us).cast(TIME)
+    return pa.table([times, *columns.values()], schema=pa.schema([pa.field("time", TIME), *fields]))
 
 
 def write_points(influx: InfluxServer, database: str, measurement: str, rows: pa.Table) -> int:

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -33,12 +32,10 @@ from efd_pipelines.settings import Settings
 from efd_pipelines.simulator.everything import random_series
 from efd_pipelines.simulator.fixtures import builtin_topic
 from efd_pipelines.simulator.producer import SalProducer
-from efd_pipelines.simulator.series import Series
 from efd_pipelines.times import Week, microseconds
-from efd_pipelines.topics.layout import TIME, Column, arrow_field
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.integration.conftest import MakeSettings
-from efd_pipelines_tests.integration.influx_points import message_columns, write_points
+from efd_pipelines_tests.integration.influx_points import as_rows, message_columns, write_points
 
 LAST_WEEK = Week.containing(datetime.now(UTC) - timedelta(days=7))
 TOPICS = ["ESS.temperature", "Test.scalars", "Test.arrays"]
@@ -169,26 +166,6 @@ def expire(kafka: KafkaServer, topic: str) -> None:
     ends = [TopicPartition(topic, partition, -1) for partition in partitions]
     for deleted in admin.delete_records(ends).values():
         deleted.result(30)
-
-
-def as_rows(series: Series) -> pa.Table:
-    """The records as an archive would have them, for InfluxDB's lines."""
-    columns: dict[str, pa.Array] = {}
-    for name, of in series.columns.items():
-        values = np.asarray(of) if not isinstance(of, list) else of
-        if isinstance(values, np.ndarray) and values.ndim == 2:
-            columns |= {f"{name}{n}": pa.array(values[:, n]) for n in range(values.shape[1])}
-        elif isinstance(values, list) or values.ndim == 1:
-            columns[name] = pa.array(values)
-        else:
-            columns[name] = pa.array([values.item()] * len(series))
-    floats = {field.name for field in series.topic.fields if field.sal_type == "float"}
-    for name in columns:
-        if name.rstrip("0123456789") in floats:
-            columns[name] = columns[name].cast(pa.float32())
-    fields = [arrow_field(Column(name, name, None, values.type)) for name, values in columns.items()]
-    times = pa.array(series.times_us).cast(TIME)
-    return pa.table([times, *columns.values()], schema=pa.schema([pa.field("time", TIME), *fields]))
 
 
 @pytest.mark.timeout(300)
