@@ -1,7 +1,7 @@
 """Configuration: everything with structure, from one YAML file (`EFD_CONFIG`), validated, errors naming the line.
 
-Freshness classes, drain groups, slices, rates, subsystems, time fields, value formats, retention, publishing and exposure
-configurations.
+Freshness classes, drain groups, slices, rates, subsystems, time fields, value formats, retention, publishing and
+exposure configurations.
 Scalar settings and secrets are environment variables: `settings.py`. The shipped default is `default.yaml` beside
 this module; a file of one's own replaces the top-level sections that it has and inherits the others.
 """
