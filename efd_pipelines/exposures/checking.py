@@ -1,7 +1,7 @@
 """Checking: a transformation configuration against the topics that there are.
 
-For `efd exposures check`: what a configuration names and topics lack, with the nearest names, and the columns that are
-not computed yet. Topics are those of the catalogue (registry), or of the archive where there is no registry.
+For `efd exposures check`: what a configuration names and topics lack, with the nearest names. Topics are those of the
+catalogue (registry), or of the archive where there is no registry.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.errors import UnknownDataset
-from efd_pipelines.exposures.columns import TopicColumns, UnknownField, not_computed, select
+from efd_pipelines.exposures.columns import TopicColumns, UnknownField, select
 from efd_pipelines.exposures.configuration import ExposureColumn, Transformation
 from efd_pipelines.topics.layout import plan_layout
 from efd_pipelines.topics.names import Dataset, nearest
@@ -53,7 +53,7 @@ class KnownTopics:
 
 @dataclass(frozen=True, slots=True)
 class ColumnProblem:
-    """Why a column is NULL; `kind` is `topic`, `field`, or `later` for what is not computed yet."""
+    """Why a column is NULL, or rests on fewer topics than it names; `kind` is `topic` or `field`."""
 
     column: str
     topic: str
@@ -74,7 +74,7 @@ class ConfigurationCheck:
 
     @property
     def ok(self) -> bool:
-        return all(problem.kind == "later" for problem in self.problems)
+        return not self.problems
 
 
 def check_configuration(transformation: Transformation, known: KnownTopics) -> ConfigurationCheck:
@@ -113,6 +113,3 @@ def _problems(
             select(column, topic, columns)
         except UnknownField as error:
             yield ColumnProblem(column.name, topic.name, "field", error.message, at)
-    reason = not_computed(column)
-    if reason is not None:
-        yield ColumnProblem(column.name, column.topics[0].name, "later", reason, at)

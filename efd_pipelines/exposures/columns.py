@@ -1,8 +1,9 @@
-"""Columns: which columns of the archive a configuration's column is computed from, and its samples.
+"""Columns: which columns of the archive a configuration's column is computed from.
 
 Fields are found by the field and element that each column of the archive carries, so that names that had to change
 there keep their names here: `name` is a field, or all elements of an array; `name3` is one element, wherever the
-archive keeps it. Columns with the same fields, subset and window share their samples. Arithmetic: `functions.py`.
+archive keeps it. Columns with the same fields, subset and look-back share their samples. What the samples are:
+`samples.py`. Arrays that are series in time: `packed.py`. Arithmetic: `functions.py`.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from efd_pipelines.errors import DataError
-from efd_pipelines.exposures.configuration import EXPOSURE_TABLE, ExposureColumn, SubsetValue, TopicFields
+from efd_pipelines.exposures.configuration import ExposureColumn, SubsetValue, TopicFields
 from efd_pipelines.topics.layout import Column, column_of
 from efd_pipelines.topics.names import Dataset, nearest
 
+REFERENCES = ("cRIO_timestamp", "cRioTimestamp", "timestamp")
+"""Fields with the instant of an array's first element, the first that a topic has (efd-facts.md §1.4)."""
+
+INTERVALS = ("interval",)
 _INDEX = re.compile(r"0|[1-9]\d*")
 
 
@@ -44,13 +45,39 @@ class Element:
 
 
 @dataclass(frozen=True, slots=True)
+class Packing:
+    """How the arrays of a topic are series in time, the same for all fields of a selection.
+
+    `indices` are the elements taken, None where the archive keeps lists: then all of them. `length` is how many an
+    array has (0: as many as the list is long). `reference` has the instant of the first element, TAI unix seconds,
+    `interval` the seconds from one to the next; None where the topic has no such field.
+    """
+
+    indices: tuple[int, ...] | None
+    length: int
+    reference: Element | None
+    interval: Element | None
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
-    """Samples that columns of a configuration share: the fields, the rows, and how far the window is moved."""
+    """Samples that columns of a configuration share: the fields, the rows, and how far the window is moved.
+
+    `names` has the name of each element; of a packed selection, of each field.
+    """
 
     elements: tuple[Element, ...]
+    names: tuple[str, ...]
     start_offset_us: int
     subset: Element | None = None
     subset_values: tuple[SubsetValue, ...] = ()
+    packing: Packing | None = None
+
+    @property
+    def read(self) -> tuple[Element, ...]:
+        """All elements that have to be read for it."""
+        timing = () if self.packing is None else (self.packing.reference, self.packing.interval)
+        return (*self.elements, *(element for element in (self.subset, *timing) if element is not None))
 
 
 class TopicColumns:
@@ -61,6 +88,7 @@ class TopicColumns:
         self._types = {column.name: column.type for column in schema}
         self._columns: dict[tuple[str, int | None], tuple[str, ...]] = {}
         self._lengths: dict[str, int] = {}
+        self._units: dict[str, str] = {}
         for field in schema:
             column = column_of(field)
             if column is not None:
@@ -68,6 +96,7 @@ class TopicColumns:
 
     def _add(self, column: Column) -> None:
         part = (column.field, column.element)
+        self._units[column.field] = column.units
         self._columns[part] = (*self._columns.get(part, ()), column.name)
         if column.element is not None:
             self._lengths[column.field] = max(self._lengths.get(column.field, 0), column.element + 1)
@@ -107,6 +136,49 @@ class TopicColumns:
             raise UnknownField(f"{self.dataset} has no field {name}{nearest(name, self.names)}")
         return (meant[0],)
 
+    def indices(self, field: str) -> list[int]:
+        """The elements that a flattened array has."""
+        return [n for n in range(self._lengths.get(field, 0)) if (field, n) in self._columns]
+
+    def length(self, field: str) -> int:
+        """How many elements an array has; 0 where it is kept as lists."""
+        return self._lengths.get(field, 0)
+
+    def array(self, name: str) -> tuple[str, list[int] | None]:
+        """The array that a name means, and its elements: all, or one; None for all of a list.
+
+        Raises:
+            UnknownField: it is no array of numbers.
+        """
+        if (name, None) in self._columns or name in self._lengths:
+            (first, *_) = self.numbers(name)
+            if first.is_list:
+                return name, None
+            if name in self._lengths:
+                return name, self.indices(name)
+        for cut in range(len(name) - 1, 0, -1):
+            base, digits = name[:cut], name[cut:]
+            if _INDEX.fullmatch(digits) and (base, int(digits)) in self._columns:
+                self.numbers(name)
+                return base, [int(digits)]
+        self.find(name)
+        raise UnknownField(f"{self.dataset}: {name} is no array, and no packed series")
+
+    def elements(self, field: str, indices: tuple[int, ...] | None) -> tuple[Element, ...]:
+        """Some elements of an array; None for all of a list."""
+        if indices is None:
+            return (self._whole(field),)
+        return tuple(Element(self._columns[(field, n)]) for n in indices)
+
+    def first_of(self, names: Sequence[str]) -> Element | None:
+        """The first of some fields that the topic has as one number that counts seconds."""
+        for name in names:
+            if (name, None) in self._columns and self._units.get(name) in ("second", "s", ""):
+                element = self._whole(name)
+                if not element.is_list and all(_is_number(self._types[column]) for column in element.columns):
+                    return element
+        return None
+
     def _whole(self, field: str) -> Element:
         columns = self._columns[(field, None)]
         return Element(columns, is_list=pa.types.is_list(self._types[columns[0]]))
@@ -133,31 +205,59 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
-def not_computed(column: ExposureColumn) -> str | None:
-    """Why a column is left out of what is computed so far, or None."""
-    if EXPOSURE_TABLE not in column.tables:
-        return f"{', '.join(column.tables)} are not written yet"
-    if column.packed_series:
-        return "packed series are not expanded in time yet"
-    if len(column.topics) > 1:
-        return "several topics in one column are not combined yet"
-    return None
-
-
 def select(column: ExposureColumn, fields: TopicFields, topic: TopicColumns) -> Selection:
     """The samples that a column takes of one of its topics.
 
     Raises:
-        UnknownField: the topic lacks a field of it, or has it not as a number.
+        UnknownField: the topic lacks a field of it, or has it not as a number, or not as a column needs it.
     """
-    elements = tuple(element for name in column.measured(fields) for element in topic.numbers(name))
+    subset, values = _subset(column, topic)
+    if column.packed_series:
+        elements, names, packing = _packed(column, fields, topic)
+        return Selection(elements, names, column.start_offset_us, subset, values, packing)
+    elements, names = _plain(column, fields, topic)
+    return Selection(elements, names, column.start_offset_us, subset, values)
+
+
+def _plain(
+    column: ExposureColumn, fields: TopicFields, topic: TopicColumns
+) -> tuple[tuple[Element, ...], tuple[str, ...]]:
+    elements: list[Element] = []
+    names: list[str] = []
+    for name in column.measured(fields):
+        found = topic.numbers(name)
+        if column.store_unpivoted and any(element.is_list and element.index is None for element in found):
+            raise UnknownField(f"{topic.dataset} keeps {name} as a list: name its elements, {name}0, {name}1 …")
+        elements += found
+        names += [name] if len(found) == 1 else [f"{name}{n}" for n in topic.indices(name)]
+    return tuple(elements), tuple(names)
+
+
+def _packed(
+    column: ExposureColumn, fields: TopicFields, topic: TopicColumns
+) -> tuple[tuple[Element, ...], tuple[str, ...], Packing]:
+    arrays: dict[str, list[int] | None] = {}
+    for name in column.measured(fields):
+        field, indices = topic.array(name)
+        known = arrays.setdefault(field, indices)
+        if known is not None and indices is not None and known is not indices:
+            known += indices
+    shapes = {(None if some is None else tuple(sorted(some)), topic.length(field)) for field, some in arrays.items()}
+    if len(shapes) > 1:
+        raise UnknownField(f"{topic.dataset}: the arrays of {column.name} have not the same elements")
+    ((indices_taken, length),) = shapes
+    elements = [element for field in arrays for element in topic.elements(field, indices_taken)]
+    packing = Packing(indices_taken, length, topic.first_of(REFERENCES), topic.first_of(INTERVALS))
+    return tuple(elements), tuple(arrays), packing
+
+
+def _subset(column: ExposureColumn, topic: TopicColumns) -> tuple[Element | None, tuple[SubsetValue, ...]]:
     if column.subset_field is None:
-        return Selection(elements, column.start_offset_us)
+        return None, ()
     found = topic.find(column.subset_field)
     if len(found) > 1 or found[0].is_list:
         raise UnknownField(f"{topic.dataset}: {column.subset_field} is an array and cannot select samples")
-    values = _comparable(column.subset_values, topic, found[0])
-    return Selection(elements, column.start_offset_us, found[0], values)
+    return found[0], _comparable(column.subset_values, topic, found[0])
 
 
 def _comparable(values: Sequence[SubsetValue], topic: TopicColumns, element: Element) -> tuple[SubsetValue, ...]:
@@ -174,59 +274,6 @@ def columns_to_read(selections: Iterable[Selection]) -> list[str]:
     """The archive's columns that selections need, each once."""
     needed: dict[str, None] = {}
     for selection in selections:
-        for element in (*selection.elements, *([selection.subset] if selection.subset else [])):
+        for element in selection.read:
             needed.update(dict.fromkeys(element.columns))
     return list(needed)
-
-
-def rows_selected(table: pa.Table, selection: Selection) -> NDArray[np.bool_] | None:
-    """Which rows a selection takes; None: all."""
-    if selection.subset is None:
-        return None
-    if isinstance(selection.subset_values[0], str):
-        wanted = pa.array([str(value) for value in selection.subset_values])
-        texts = [pc.is_in(table[column], value_set=wanted) for column in selection.subset.columns]
-        found: NDArray[np.bool_] = np.logical_or.reduce([text.to_numpy() for text in texts])
-        return found
-    numbers = element_values(table, selection.subset)[:, 0]
-    chosen: NDArray[np.bool_] = np.isin(numbers, np.array(selection.subset_values, dtype=np.float64))
-    return chosen
-
-
-def sample_matrix(
-    table: pa.Table, elements: Sequence[Element], rows: NDArray[np.bool_] | None
-) -> NDArray[np.floating[Any]]:
-    """Values of shape (rows, elements), NaN for null; float32 where all are, else float64."""
-    parts = [element_values(table, element) for element in elements]
-    chosen = parts if rows is None else [part[rows] for part in parts]
-    return chosen[0] if len(chosen) == 1 else np.concatenate(chosen, axis=1)
-
-
-def element_values(table: pa.Table, element: Element) -> NDArray[np.floating[Any]]:
-    """An element's values, of shape (rows, 1), or (rows, longest list) for a whole list."""
-    found: NDArray[np.floating[Any]] | None = None
-    for name in element.columns:
-        values = _list_values(table[name], element.index) if element.is_list else _values(table[name])[:, None]
-        found = values if found is None else np.where(np.isnan(found), values, found)
-    assert found is not None  # an element has a column
-    return found
-
-
-def _values(column: Any) -> NDArray[np.floating[Any]]:
-    wanted = pa.float32() if pa.types.is_float32(column.type) else pa.float64()
-    numbers: NDArray[np.floating[Any]] = pc.cast(column, wanted, safe=False).to_numpy()
-    return numbers
-
-
-def _list_values(column: Any, index: int | None) -> NDArray[np.floating[Any]]:
-    array = column.combine_chunks()
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy().astype(np.int64)
-    items = _values(pa.chunked_array([array.flatten()]))
-    width = int(lengths.max(initial=0))
-    matrix = np.full((len(lengths), max(width, 1)), np.nan, dtype=items.dtype)
-    matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = items
-    if index is None:
-        return matrix
-    if index >= matrix.shape[1]:
-        return np.full((len(lengths), 1), np.nan, dtype=items.dtype)
-    return matrix[:, index : index + 1]

@@ -29,9 +29,13 @@ from efd_pipelines.topics.names import Dataset, nearest
 
 BUILTIN = "builtin:"
 EXPOSURE_TABLE = "exposure_efd"
+UNPIVOTED = "_unpivoted"
 SYSTEM_COLUMNS = frozenset({"day_obs", "seq_num", "exposure_id", "visit_id", "created_at"})
-CALCULATION = 1
+CALCULATION = 2
 """Raise it when the same configuration gives other values than before: every exposure is then computed again."""
+
+MAX_FIELD_NAME = 32
+"""Characters that the tables of unpivoted columns have for a field (efd-facts.md §5.3)."""
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTERVAL = re.compile(r"(\d+)(us|ms|s|m|h)")
@@ -159,7 +163,23 @@ class ExposureColumn(_Part):
             raise ValueError("store_unpivoted: True goes with tables …_unpivoted, and only with them")
         if any(not self.measured(topic) for topic in self.topics):
             raise ValueError("a topic needs a field besides the subset_field")
+        names = [topic.name for topic in self.topics]
+        if len(set(names)) < len(names):
+            raise ValueError("a topic stands twice; put its fields together")
+        long = [name for topic in self.topics for name in self.measured(topic) if len(name) > MAX_FIELD_NAME]
+        if self.store_unpivoted and long:
+            raise ValueError(
+                f"the name of {long[0]} is longer than the {MAX_FIELD_NAME} characters of an unpivoted table"
+            )
         return self
+
+    @property
+    def digest(self) -> str:
+        """Changes with what changes the column's values, and with nothing else: not with its name or description."""
+        without = {"name", "tables", "description", "ivoa", "datatype"}
+        meaning = [CALCULATION, self.model_dump(mode="json", exclude=without)]
+        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def computes(self) -> Function:
@@ -216,14 +236,10 @@ class _File(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Transformation:
-    """A transformation configuration as it was read; `lines` has the line of each column in `source`.
-
-    `digest` changes with what changes values, and with nothing else: not with descriptions, units or the file's form.
-    """
+    """A transformation configuration as it was read; `lines` has the line of each column in `source`."""
 
     source: str
     version: str
-    digest: str
     columns: tuple[ExposureColumn, ...]
     lines: Mapping[str, int]
 
@@ -260,7 +276,7 @@ def parse_transformation(text: str, source: str) -> Transformation:
     except ValidationError as error:
         raise TransformationError("; ".join(_explained(error, source, lines))) from None
     columns = {column.name: lines.get(("columns", n), 0) for n, column in enumerate(parsed.columns)}
-    return Transformation(source, parsed.version, _digest(parsed.columns), parsed.columns, columns)
+    return Transformation(source, parsed.version, parsed.columns, columns)
 
 
 def builtin_transformations() -> list[str]:
@@ -388,9 +404,3 @@ _PARTS: Mapping[str, type[_Part]] = {
     "fields": FieldName,
     "ivoa": Ivoa,
 }
-
-
-def _digest(columns: tuple[ExposureColumn, ...]) -> str:
-    meaning = [column.model_dump(mode="json", exclude={"description", "ivoa", "datatype"}) for column in columns]
-    text = json.dumps([CALCULATION, meaning], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

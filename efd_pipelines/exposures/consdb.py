@@ -28,6 +28,7 @@ from sqlalchemy.schema import CreateSchema
 
 from efd_pipelines.errors import DatabaseUnavailable, DataError, SettingsError
 from efd_pipelines.exposures.identifiers import check_identifier
+from efd_pipelines.exposures.subjects import EXPOSURE, Subject
 from efd_pipelines.exposures.windows import Exposures
 from efd_pipelines.times import Week, day_obs_interval, microseconds, tai_datetimes_from_utc_us
 
@@ -35,6 +36,7 @@ LOCK_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 10
 
 _MIGRATION_LOCK = 0x0EFD
+_WRITE_LOCK = 0x0EFE
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "sqlite": "sqlite"}
 
 
@@ -125,6 +127,17 @@ class ConsDB:
                     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
                 yield connection
 
+    def insert_new(self, table: sa.Table) -> sa.Insert:
+        """An insert that leaves a row with the same primary key as it is."""
+        statement = sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        return statement.on_conflict_do_nothing()
+
+    def one_at_a_time(self, connection: sa.Connection, what: str) -> None:
+        """Waits until no other transaction writes to the same; two that each wait for the other's rows could not."""
+        if not self.is_sqlite:
+            key = sa.func.hashtext(what)
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITE_LOCK, key)))
+
     @contextmanager
     def migrating(self, what: str) -> Iterator[sa.Connection]:
         """`writing`, one at a time over all processes, for changes of tables."""
@@ -147,10 +160,13 @@ class ConsDB:
     def _mapped(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (exc.SQLAlchemyError, sqlite3.Error) as error:
-            raise self._error(error, what) from error
+        except Exception as error:
+            # psycopg's own come from COPY, which SQLAlchemy does not know.
+            if isinstance(error, exc.SQLAlchemyError | sqlite3.Error) or _is_psycopg(error):
+                raise self._error(error, what) from error
+            raise
 
-    def _error(self, error: exc.SQLAlchemyError | sqlite3.Error, what: str) -> DatabaseUnavailable | DataError:
+    def _error(self, error: Exception, what: str) -> DatabaseUnavailable | DataError:
         cause = error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
         reason = " ".join(str(cause).split()) or type(cause).__name__
         if self._url.password:
@@ -226,7 +242,7 @@ def _classified(cause: BaseException, message: str) -> DatabaseUnavailable | Dat
 
 
 def _is_psycopg(cause: BaseException) -> bool:
-    return type(cause).__module__.startswith("psycopg")
+    return any(kind.__module__.partition(".")[0] == "psycopg" for kind in type(cause).__mro__)
 
 
 _MEASURED = (
@@ -269,7 +285,8 @@ def write_exposures(url: str | SecretStr, instrument_schema: str, rows: Iterable
     """Writes exposures, the table too where there is none; a row with the same day_obs and seq_num is replaced.
 
     Rows have the columns of `exposure_columns`, those left out are NULL; `obs_start`, `obs_end` and `exp_midpt` are
-    naive TAI. For the simulated observatory and for tests: in production the header service writes this table.
+    naive TAI. The visits, `visit1`, are a view of them. For the simulated observatory and for tests: in production the
+    header service writes this table.
 
     Raises:
         DataError: a row has another column, or a time with a zone.
@@ -281,9 +298,24 @@ def write_exposures(url: str | SecretStr, instrument_schema: str, rows: Iterable
         with consdb.migrating("Writing exposures") as connection:
             consdb.create_schema(connection, instrument_schema)
             table.create(connection, checkfirst=True)
+            _make_visits(consdb, connection, instrument_schema, table)
             if records:
                 connection.execute(consdb.upsert(table), records)
     return len(records)
+
+
+def _make_visits(consdb: ConsDB, connection: sa.Connection, schema: str, exposures: sa.Table) -> None:
+    """The visits as the observatory has them: each exposure is one."""
+    visits = consdb.table(schema, "visit1")
+    if consdb.has_table(connection, visits):
+        return
+    quote = connection.dialect.identifier_preparer
+    columns = ["exposure_id AS visit_id"]
+    columns += [quote.quote(column.name) for column in exposures.columns if column.name != "exposure_id"]
+    connection.exec_driver_sql(
+        f"CREATE VIEW {quote.format_table(visits)} AS SELECT {', '.join(columns)} "  # noqa: S608 - quoted names
+        f"FROM {quote.format_table(exposures)}"
+    )
 
 
 def _exposure_record(row: Mapping[str, Any], table: sa.Table) -> dict[str, Any]:
@@ -296,10 +328,22 @@ def _exposure_record(row: Mapping[str, Any], table: sa.Table) -> dict[str, Any]:
     return {column.name: row.get(column.name) for column in table.columns}
 
 
+def has_visits(consdb: ConsDB, schema: str) -> bool:
+    """Whether ConsDB has the visits of an instrument.
+
+    Raises:
+        DatabaseUnavailable: the database does not answer.
+    """
+    with consdb.reading(f"Reading {schema}.visit1") as connection:
+        return consdb.has_table(connection, consdb.table(schema, "visit1"))
+
+
 def read_exposures(
     consdb: ConsDB,
     schema: str,
     *,
+    subject: Subject = EXPOSURE,
+    number: int | None = None,
     week: Week | None = None,
     day_obs: int | None = None,
     start: datetime | None = None,
@@ -307,7 +351,8 @@ def read_exposures(
 ) -> Exposures:
     """The exposures of `<schema>.exposure` whose closed window touches the week, the times, or of an observing day.
 
-    Several conditions hold together; none means all. `end` is excluded. In the order of their beginnings.
+    Or its visits, of `visit1`; or the one of a number. Several conditions hold together; none means all. `end` is
+    excluded. In the order of their beginnings.
 
     Raises:
         DataError: there is no such table.
@@ -316,15 +361,17 @@ def read_exposures(
     """
     table = consdb.table(
         schema,
-        "exposure",
+        subject.table,
         sa.Column("day_obs", sa.Integer, primary_key=True),
         sa.Column("seq_num", sa.Integer, primary_key=True),
-        sa.Column("exposure_id", sa.BigInteger),
+        sa.Column(subject.key, sa.BigInteger),
         sa.Column("obs_start", sa.DateTime),
         sa.Column("obs_end", sa.DateTime),
     )
     columns = table.columns
-    query = sa.select(table).where(columns.obs_start.is_not(None)).order_by(columns.obs_start, columns.exposure_id)
+    query = sa.select(table).where(columns.obs_start.is_not(None)).order_by(columns.obs_start, columns[subject.key])
+    if number is not None:
+        query = query.where(columns[subject.key] == number)
     if day_obs is not None:
         day_obs_interval(day_obs)
         query = query.where(columns.day_obs == day_obs)
@@ -333,7 +380,7 @@ def read_exposures(
             query = query.where(sa.func.coalesce(columns.obs_end, columns.obs_start) >= naive_tai(first))
         if last is not None:
             query = query.where(columns.obs_start < naive_tai(last))
-    with consdb.reading(f"Reading {schema}.exposure") as connection:
+    with consdb.reading(f"Reading {schema}.{subject.table}") as connection:
         if not consdb.has_table(connection, table):
             raise DataError(
                 f"ConsDB {consdb} has no table {table.fullname}",

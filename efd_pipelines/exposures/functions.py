@@ -1,12 +1,12 @@
 """Functions: what a column of a transformation configuration makes of its samples in one window.
 
 One entry of `FUNCTIONS` is one function; a new one is a few lines and an entry. All compute in float64 over the
-elements that are numbers: NaN and null are dropped element by element, never a whole sample. Where samples come from:
-`columns.py`.
+elements that are numbers: NaN and null are dropped element by element, never a whole sample. A column of several
+fields, or of an array, takes all of their elements together; one of an unpivoted table takes each field by itself.
+With `pre_aggregate_interval` the means of intervals are the samples (`moments.py`), save for the functions that only
+pick one of the samples or count extremes: means would change them. Where samples come from: `columns.py`.
 
-Which of them the 1 s tier could answer without changing the value is decided here too, when tiers are used: `min`,
-`max`, `count`, and `mean` and `stddev` (from count, mean and stdev) of whole seconds inside a window; its edges, and
-everything else, need the archive. Until then everything is computed from the archive.
+`FROM_TIER_1S` decides, here and nowhere else, which functions the 1 s tier may answer without changing the value.
 """
 
 from __future__ import annotations
@@ -19,26 +19,51 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from efd_pipelines.exposures.moments import Moments
+
 Values = NDArray[np.float64]
-Aggregate = Literal["mean", "min", "max", "last"]
+
+FROM_TIER_1S = frozenset({"min", "max", "range"})
+"""Exact from the 1 s tier for the whole seconds of a window, its edges coming from the archive. Of the others, `mean`
+and `stddev` are rounded there to the field's own type, `count` counts records and not elements, and the rest need each
+sample. The archive is read for all of them: where a configuration asks for extremes of a topic, it asks for means of
+the same samples as well, and these are read anyway."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
     """The samples of one column in one window, in the order of time.
 
-    `time_us` has shape (rows,), `values` (rows, fields) with NaN for what is missing, and `valid` is `values` without
-    the missing elements, flattened row by row.
+    `time_us` has shape (rows,), `values` (rows, fields) with NaN for what is missing. `begin_us` and `end_us` are the
+    exposure's, both included; with a look-back, samples lie before the beginning too.
     """
 
     time_us: NDArray[np.int64]
     values: Values
-    valid: Values
+    begin_us: int
+    end_us: int
 
     @classmethod
-    def of(cls, time_us: NDArray[np.int64], values: NDArray[np.floating[Any]]) -> Samples:
-        wide = values.astype(np.float64, copy=False)
-        return cls(time_us, wide, wide[~np.isnan(wide)])
+    def of(
+        cls,
+        time_us: NDArray[np.int64],
+        values: NDArray[np.floating[Any]],
+        begin_us: int | None = None,
+        end_us: int | None = None,
+    ) -> Samples:
+        """By default the window is as long as the samples."""
+        begin = (int(time_us[0]) if len(time_us) else 0) if begin_us is None else begin_us
+        end = (int(time_us[-1]) if len(time_us) else 0) if end_us is None else end_us
+        return cls(time_us, values.astype(np.float64, copy=False), begin, end)
+
+    @property
+    def valid(self) -> Values:
+        """The elements that are numbers, sample by sample."""
+        return self.values[~np.isnan(self.values)]
+
+    def field(self, n: int) -> Samples:
+        """Those of one field alone."""
+        return Samples(self.time_us, self.values[:, n : n + 1], self.begin_us, self.end_us)
 
 
 class Arguments(BaseModel):
@@ -51,6 +76,10 @@ class StddevArguments(Arguments):
     ddof: int = Field(default=1, ge=0)
 
 
+class PercentileArguments(Arguments):
+    percentile: float = Field(ge=0, le=100, allow_inf_nan=False)
+
+
 class PolynomialArguments(Arguments):
     degree: int = Field(default=1, ge=0, le=20)
     fit_basis: Literal["index", "time"] = "index"
@@ -58,15 +87,17 @@ class PolynomialArguments(Arguments):
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function by its name; `compute` is only called with at least one valid element and gives NaN for no value.
+    """A function by its name, computed from moments of all windows at once, or from the samples of one window.
 
-    `pre_aggregate` is what each interval of `pre_aggregate_interval` is reduced to before.
+    `compute` is only called with at least one valid element; `from_moments` gives one number for each of theirs.
+    Both give NaN for no value. `of_means`: whether `pre_aggregate_interval` changes it.
     """
 
     name: str
-    compute: Callable[[Samples, Any], float]
+    compute: Callable[[Samples, Any], float] | None = None
+    from_moments: Callable[[Moments, Any], Values] | None = None
     arguments: type[Arguments] = Arguments
-    pre_aggregate: Aggregate = "mean"
+    of_means: bool = True
 
     def parse_arguments(self, given: Mapping[str, Any]) -> Arguments:
         """The arguments, checked.
@@ -81,37 +112,105 @@ class Function:
             allowed = ", ".join(self.arguments.model_fields) or "none"
             raise ValueError(f"{wrong} (arguments of {self.name}: {allowed})") from None
 
+    def of_samples(self, samples: Samples, arguments: Arguments) -> float:
+        """The value of one window; NaN where no element is a number."""
+        if not samples.valid.size:
+            return float("nan")
+        if self.compute is not None:
+            return self.compute(samples, arguments)
+        return float(self.of_many(moments_of(samples), arguments)[0, 0])
 
-def _mean(samples: Samples, _: Arguments) -> float:
-    return float(samples.valid.mean())
+    def of_many(self, found: Moments, arguments: Arguments) -> Values:
+        """The values of windows whose moments are known; only where `from_moments` is there."""
+        assert self.from_moments is not None
+        return np.where(found.count > 0, self.from_moments(found, arguments), np.nan)
 
 
-def _stddev(samples: Samples, arguments: StddevArguments) -> float:
-    if samples.valid.size < 2 or samples.valid.size <= arguments.ddof:
-        return float("nan")
-    return float(samples.valid.std(ddof=arguments.ddof))
+def moments_of(samples: Samples) -> Moments:
+    """The moments of one window, all fields together."""
+    valid = samples.valid
+    mean = valid.mean()
+    figures = (mean, ((valid - mean) ** 2).sum(), valid.min(), valid.max())
+    return Moments(np.array([[valid.size]]), *(np.array([[figure]]) for figure in figures))
 
 
-def _min(samples: Samples, _: Arguments) -> float:
-    return float(samples.valid.min())
+def _mean(found: Moments, _: Arguments) -> Values:
+    return found.mean
 
 
-def _max(samples: Samples, _: Arguments) -> float:
-    return float(samples.valid.max())
+def _stddev(found: Moments, arguments: StddevArguments) -> Values:
+    """None below two samples, as the observatory has it, whatever `ddof` is."""
+    enough = (found.count >= 2) & (found.count > arguments.ddof)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(enough, np.sqrt(found.squares / (found.count - arguments.ddof)), np.nan)
+
+
+def _min(found: Moments, _: Arguments) -> Values:
+    return found.low
+
+
+def _max(found: Moments, _: Arguments) -> Values:
+    return found.high
+
+
+def _range(found: Moments, _: Arguments) -> Values:
+    return found.high - found.low
+
+
+def _count(found: Moments, _: Arguments) -> Values:
+    return found.count.astype(np.float64)
 
 
 def _median(samples: Samples, _: Arguments) -> float:
     return float(np.median(samples.valid))
 
 
-def _count(samples: Samples, _: Arguments) -> float:
-    return float(samples.valid.size)
+def _percentile(samples: Samples, arguments: PercentileArguments) -> float:
+    """Linear between the two nearest samples (Hyndman and Fan's type 7, as numpy and pandas have it)."""
+    return float(np.percentile(samples.valid, arguments.percentile))
 
 
-def _most_recent_value(samples: Samples, _: Arguments) -> float:
+def _last(samples: Samples, _: Arguments) -> float:
     """The first field's value in the latest sample that has any."""
     row = samples.values[np.flatnonzero(~np.isnan(samples.values).all(axis=1))[-1]]
     return float(row[~np.isnan(row)][0])
+
+
+def _first(samples: Samples, _: Arguments) -> float:
+    """The first field's value in the earliest sample that has any."""
+    row = samples.values[np.flatnonzero(~np.isnan(samples.values).all(axis=1))[0]]
+    return float(row[~np.isnan(row)][0])
+
+
+def _slope(samples: Samples, _: Arguments) -> float:
+    """Of the least-squares line over time, per second; none where all samples are of one instant."""
+    rows, fields = np.nonzero(~np.isnan(samples.values))
+    seconds = (samples.time_us[rows] - samples.time_us[0]) / 1e6
+    away = seconds - seconds.mean()
+    spread = float(away @ away)
+    y = samples.values[rows, fields]
+    return float(away @ (y - y.mean())) / spread if spread > 0 else float("nan")
+
+
+def _time_weighted_mean(samples: Samples, _: Arguments) -> float:
+    """The mean over time of what each field was, each sample holding until the field's next, the last to the end.
+
+    From the exposure's beginning, or from the first sample on where there is none before it: a look-back says what was
+    at the beginning, and no more. Where no time passes (a zero-length exposure), the plain mean of what was at its end.
+    """
+    total = weight = 0.0
+    final = []
+    for n in range(samples.values.shape[1]):
+        known = ~np.isnan(samples.values[:, n])
+        if not known.any():
+            continue
+        y = samples.values[known, n]
+        edges = np.clip(np.append(samples.time_us[known], samples.end_us), samples.begin_us, samples.end_us)
+        lasts = np.diff(edges) / 1e6
+        total += float(y @ lasts)
+        weight += float(lasts.sum())
+        final.append(y[-1])
+    return total / weight if weight > 0 else float(np.mean(final))
 
 
 def _rms_from_polynomial_fit(samples: Samples, arguments: PolynomialArguments) -> float:
@@ -124,7 +223,7 @@ def _rms_from_polynomial_fit(samples: Samples, arguments: PolynomialArguments) -
     if np.unique(rows).size <= arguments.degree:
         return float("nan")
     basis = samples.time_us[rows] - samples.time_us[0] if arguments.fit_basis == "time" else rows
-    if basis[-1] == basis[0] and arguments.degree > 0:
+    if np.unique(basis).size <= arguments.degree:
         return float("nan")
     y = samples.values[rows, fields]
     fitted = np.polynomial.Polynomial.fit(basis.astype(np.float64), y, arguments.degree)
@@ -134,54 +233,19 @@ def _rms_from_polynomial_fit(samples: Samples, arguments: PolynomialArguments) -
 FUNCTIONS: Mapping[str, Function] = {
     function.name: function
     for function in (
-        Function("mean", _mean),
-        Function("stddev", _stddev, StddevArguments),
-        Function("min", _min, pre_aggregate="min"),
-        Function("max", _max, pre_aggregate="max"),
+        Function("mean", from_moments=_mean),
+        Function("stddev", from_moments=_stddev, arguments=StddevArguments),
+        Function("min", from_moments=_min, of_means=False),
+        Function("max", from_moments=_max, of_means=False),
+        Function("range", from_moments=_range, of_means=False),
+        Function("count", from_moments=_count),
         Function("median", _median),
-        Function("count", _count),
-        Function("most_recent_value", _most_recent_value, pre_aggregate="last"),
-        Function("rms_from_polynomial_fit", _rms_from_polynomial_fit, PolynomialArguments),
+        Function("percentile", _percentile, arguments=PercentileArguments),
+        Function("first", _first, of_means=False),
+        Function("last", _last, of_means=False),
+        Function("most_recent_value", _last, of_means=False),
+        Function("slope", _slope),
+        Function("time_weighted_mean", _time_weighted_mean),
+        Function("rms_from_polynomial_fit", _rms_from_polynomial_fit, arguments=PolynomialArguments),
     )
-}
-
-
-def aggregate(samples: Samples, interval_us: int, how: Aggregate) -> Samples:
-    """The samples reduced to one for each interval that has any, per field, at the interval's start.
-
-    Intervals are aligned to 1970, as those of InfluxDB's `GROUP BY time()`; only samples of the window go in.
-    """
-    bins = samples.time_us // interval_us
-    first = np.flatnonzero(np.diff(bins, prepend=bins[0] - 1)) if bins.size else np.empty(0, dtype=np.int64)
-    if not first.size:
-        return samples
-    missing = np.isnan(samples.values)
-    return Samples.of(bins[first] * interval_us, _REDUCTIONS[how](samples.values, missing, first))
-
-
-def _interval_means(values: Values, missing: NDArray[np.bool_], first: NDArray[np.int64]) -> Values:
-    sums = np.add.reduceat(np.where(missing, 0.0, values), first, axis=0)
-    counts = np.add.reduceat((~missing).astype(np.float64), first, axis=0)
-    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
-
-
-def _interval_minima(values: Values, missing: NDArray[np.bool_], first: NDArray[np.int64]) -> Values:
-    return np.fmin.reduceat(values, first, axis=0)
-
-
-def _interval_maxima(values: Values, missing: NDArray[np.bool_], first: NDArray[np.int64]) -> Values:
-    return np.fmax.reduceat(values, first, axis=0)
-
-
-def _interval_lasts(values: Values, missing: NDArray[np.bool_], first: NDArray[np.int64]) -> Values:
-    rows = np.where(missing, -1, np.arange(len(values))[:, None])
-    last = np.maximum.reduceat(rows, first, axis=0)
-    return np.where(last < 0, np.nan, np.take_along_axis(values, np.maximum(last, 0), axis=0))
-
-
-_REDUCTIONS: Mapping[Aggregate, Callable[[Values, NDArray[np.bool_], NDArray[np.int64]], Values]] = {
-    "mean": _interval_means,
-    "min": _interval_minima,
-    "max": _interval_maxima,
-    "last": _interval_lasts,
 }

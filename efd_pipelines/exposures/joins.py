@@ -1,61 +1,39 @@
-"""Joins: the values of an instrument's exposures, computed from the archive and written to ConsDB.
+"""Joins: the values of an instrument's exposures and visits, computed from the archive and written to ConsDB.
 
-One run reads the exposures, asks what of them is stale (`staleness.py`), reads each topic once over the windows that
-touch each other, with only the columns needed, and writes values and provenance (`results.py`). The week of an
-exposure does not matter to it: a window that crosses Monday 00:00 UTC reads both weeks. Everything is computed from
-the archive; the 1 s tier will answer for whole seconds inside windows where `functions.py` says that it may.
+One run reads the exposures and visits, asks what of them is stale (`staleness.py`), computes it (`plans.py`,
+`computing.py`), and writes values and provenance (`results.py`) while it computes the next. A visit that is an exposure
+is computed once. The week of an exposure does not matter to it: a window that crosses Monday 00:00 UTC reads both.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from efd_pipelines.archive.archive import Archive
-from efd_pipelines.archive.reading import IDENTITY, count_once, read
-from efd_pipelines.archive.tables import TableSnapshot
 from efd_pipelines.configuration import ExposureJoin
-from efd_pipelines.errors import UnknownDataset
-from efd_pipelines.exposures.columns import (
-    Selection,
-    TopicColumns,
-    UnknownField,
-    columns_to_read,
-    not_computed,
-    rows_selected,
-    sample_matrix,
-    select,
-)
-from efd_pipelines.exposures.configuration import (
-    EXPOSURE_TABLE,
-    ExposureColumn,
-    Transformation,
-    load_transformation,
-)
-from efd_pipelines.exposures.consdb import ConsDB, read_exposures
-from efd_pipelines.exposures.functions import Arguments, Function, Samples, aggregate
-from efd_pipelines.exposures.results import Computation, ResultTables, Values
-from efd_pipelines.exposures.staleness import Changes, archive_changes, stale, waiting
-from efd_pipelines.exposures.windows import Exposures, Span, bounds, spans
+from efd_pipelines.exposures.computing import Progress, Values, compute
+from efd_pipelines.exposures.configuration import Transformation, load_transformation
+from efd_pipelines.exposures.consdb import ConsDB, has_visits, read_exposures
+from efd_pipelines.exposures.plans import Plan, plan_join
+from efd_pipelines.exposures.results import Computation, Outcome, keys_of, read_provenance, register, write
+from efd_pipelines.exposures.staleness import Changes, Need, archive_changes, stale, versions_after, waiting
+from efd_pipelines.exposures.subjects import EXPOSURE, SUBJECTS, VISIT, Subject
+from efd_pipelines.exposures.tables import ResultTables
+from efd_pipelines.exposures.windows import Exposures, Windows
 from efd_pipelines.settings import Settings
 from efd_pipelines.times import INVALID_TIME, Week
 from efd_pipelines.topics.names import Dataset
 
-EXPOSURES_AT_ONCE = 2000
-VALUES_AT_ONCE = 16_000_000
-"""Samples × fields held at once: 64 MiB of float32 and its copies."""
-GAP_US = 600_000_000
-"""Windows further apart than ten minutes are read apart."""
-
-Topic = tuple[TableSnapshot, TopicColumns]
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+WINDOWS_AT_ONCE = 500
+WINDOWS_AT_ONCE_COMBINED = 50
+"""With columns of several topics, whose samples are held until all of their topics have been read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +49,10 @@ class WeekJoin:
 class JoinResult:
     """What a join did.
 
-    `exposures` were computed, `columns` for each of them; `values` and `nulls` count what came out. `skipped` has the
-    columns that are not computed and why. Of the other exposures `unchanged` were up to date, `unended` have no end
-    yet, `waiting` wait for telemetry that is on its way: a later run takes them.
+    `exposures` and `visits` were computed; of the exposures, `values` and `nulls` count what came out, an unpivoted
+    column as one. `columns` can be computed, `skipped` has those that cannot and why, `warnings` what else is not as
+    configured. Of the other exposures `unchanged` were up to date, `unended` have no end yet, `waiting` wait for
+    telemetry that is on its way: a later run takes them.
     """
 
     instrument: str
@@ -87,57 +66,28 @@ class JoinResult:
     unchanged: int = 0
     unended: int = 0
     waiting: int = 0
+    visits: int = 0
+    warnings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """One topic: its table at one version, and which columns of results each selection of samples answers."""
+class Candidates:
+    """Exposures, or visits, that were looked at: those with everything there is to compute, and what of it is due.
 
-    dataset: Dataset
-    snapshot: TableSnapshot
-    selections: Mapping[Selection, tuple[int, ...]]
-
-    @property
-    def before_us(self) -> int:
-        """How far before a window it is read."""
-        return max(0, -min(selection.start_offset_us for selection in self.selections))
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedColumn:
-    """A column that is computed, and how."""
-
-    name: str
-    function: Function
-    arguments: Arguments
-    pre_aggregate_us: int | None
-
-    @classmethod
-    def of(cls, column: ExposureColumn) -> PlannedColumn:
-        return cls(column.name, column.computes, column.arguments, column.pre_aggregate_us)
-
-    def value(self, samples: Samples) -> float:
-        if self.pre_aggregate_us is not None:
-            samples = aggregate(samples, self.pre_aggregate_us, self.function.pre_aggregate)
-        return self.function.compute(samples, self.arguments)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be read for which columns; `skipped` columns are not computed, with the reason.
-
-    `versions` has every archive table that was looked at, also where none of its fields could be used: what is
-    committed later is what makes exposures stale.
+    `due` has shape (exposures, columns of `needs`); `versions` is what the values of each rest on so far.
     """
 
-    columns: tuple[PlannedColumn, ...]
-    readings: tuple[Reading, ...]
-    skipped: Mapping[str, str]
-    versions: Mapping[str, int]
+    tables: ResultTables
+    exposures: Exposures
+    needs: Sequence[Need]
+    due: NDArray[np.bool_]
+    versions: Sequence[Mapping[str, int]]
+    unended: int
+    waiting: int
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
+    def is_due(self) -> NDArray[np.bool_]:
+        return np.asarray(self.due.any(axis=1))
 
 
 def join_exposures(
@@ -151,13 +101,14 @@ def join_exposures(
     week: Week | None = None,
     run: str = "",
     recompute: bool = False,
+    nulls_overwrite: bool = False,
     now: datetime | None = None,
     progress: Progress | None = None,
 ) -> JoinResult:
-    """Computes the values of the exposures that are stale, and writes them; safe to repeat and to run twice at once.
+    """Computes the values of the exposures and visits that are stale, and writes them; safe to repeat and to run twice.
 
     Exposures are those whose window touches the week or times (`end` excluded), or of the observing day; all without.
-    `recompute` takes those that are up to date too.
+    `recompute` takes those that are up to date too. With `nulls_overwrite` a value that there is no more becomes NULL.
 
     Raises:
         TransformationError: the configuration is wrong.
@@ -167,103 +118,99 @@ def join_exposures(
     started = time.monotonic()
     transformation = load_transformation(exposure_config.config)
     with ConsDB(settings.require_consdb()) as consdb:
-        found = read_exposures(
-            consdb, exposure_config.exposure_schema, week=week, day_obs=day_obs, start=start, end=end
-        )
-        windows = found.padded(round(exposure_config.padding_s * 1e6))
-        ended = windows.take(windows.end_us != INVALID_TIME)
+        found = {
+            subject: read_exposures(
+                consdb,
+                exposure_config.exposure_schema,
+                subject=subject,
+                week=week,
+                day_obs=day_obs,
+                start=start,
+                end=end,
+            ).padded(round(exposure_config.padding_s * 1e6))
+            for subject in _subjects(consdb, exposure_config, transformation)
+        }
         plan = plan_join(archive, transformation)
-        tables = ResultTables(consdb, exposure_config.result_schema, _written(transformation))
-        tables.ensure()
         changes = archive_changes(archive, transformation.datasets)
-        late = waiting(ended, _reached(plan, changes, settings), now or datetime.now(UTC))
-        ready = ended.take(~late)
-        due = ready if recompute else ready.take(_stale(ready, tables, transformation, changes))
-        computation = Computation(transformation.version, transformation.digest, plan.versions, run)
-        weeks = _compute_and_write(plan, due, tables, computation, progress)
+        reached = _reached(plan, changes, settings)
+        looked = []
+        for subject, exposures in found.items():
+            tables = ResultTables.of(consdb, exposure_config.result_schema, subject, transformation)
+            tables.ensure()
+            register(tables, transformation.version)
+            looked.append(_candidates(tables, exposures, plan, transformation, changes, reached, recompute, now))
+        computation = Computation(transformation.version, run, nulls_overwrite)
+        weeks = _compute_and_write(plan, looked, computation, progress)
+    first = looked[0]
     return JoinResult(
         instrument=exposure_config.instrument,
-        exposures=len(due),
+        exposures=sum(one.exposures for one in weeks.values()),
         columns=len(plan.columns),
         values=sum(one.values for one in weeks.values()),
         nulls=sum(one.nulls for one in weeks.values()),
         seconds=time.monotonic() - started,
         skipped=plan.skipped,
         by_week=weeks,
-        unchanged=len(ready) - len(due),
-        unended=len(windows) - len(ended),
-        waiting=int(late.sum()),
+        unchanged=int((~first.is_due).sum()),
+        unended=first.unended,
+        waiting=first.waiting,
+        visits=sum(int(one.is_due.sum()) for one in looked if one.tables.subject is VISIT),
+        warnings=dict(plan.warnings),
     )
 
 
-def plan_join(archive: Archive, transformation: Transformation) -> Plan:
-    """What is to be read for the columns that can be computed; a column that cannot does not hold up the others.
-
-    Raises:
-        StoreUnavailable: the archive does not answer.
-    """
-    topics = {dataset: _open(archive, dataset) for dataset in _computed_from(transformation)}
-    skipped: dict[str, str] = {}
-    columns: list[PlannedColumn] = []
-    selected: dict[Dataset, dict[Selection, list[int]]] = {}
-    for column in transformation.columns:
-        try:
-            dataset, selection = _select(column, topics)
-        except UnknownField as error:
-            skipped[column.name] = error.message
-            continue
-        selected.setdefault(dataset, {}).setdefault(selection, []).append(len(columns))
-        columns.append(PlannedColumn.of(column))
-    opened = {dataset: topic for dataset, topic in topics.items() if topic is not None}
-    readings = [
-        Reading(dataset, opened[dataset][0], {selection: tuple(n) for selection, n in selections.items()})
-        for dataset, selections in selected.items()
+def _subjects(consdb: ConsDB, join: ExposureJoin, transformation: Transformation) -> list[Subject]:
+    """Exposures always; visits where the configuration has columns for them and ConsDB has any."""
+    return [
+        subject
+        for subject in SUBJECTS
+        if subject is EXPOSURE or (subject.columns(transformation) and has_visits(consdb, join.exposure_schema))
     ]
-    versions = {dataset.text: snapshot.version for dataset, (snapshot, _) in opened.items()}
-    return Plan(tuple(columns), tuple(readings), skipped, versions)
 
 
-def _computed_from(transformation: Transformation) -> list[Dataset]:
-    """The datasets of the columns that are computed so far."""
-    columns = [column for column in transformation.columns if not_computed(column) is None]
-    return sorted({column.topics[0].dataset for column in columns})
+def _candidates(
+    tables: ResultTables,
+    found: Exposures,
+    plan: Plan,
+    transformation: Transformation,
+    changes: Mapping[Dataset, Changes],
+    reached: Mapping[Dataset, int],
+    recompute: bool,
+    now: datetime | None,
+) -> Candidates:
+    ended = found.take(found.end_us != INVALID_TIME)
+    late = waiting(ended, reached, now or datetime.now(UTC))
+    ready = ended.take(~late)
+    needs = needs_of(tables)
+    written = read_provenance(tables, ready)
+    if recompute:
+        due = np.ones((len(ready), len(needs)), dtype=bool)
+    else:
+        due = stale(ready, written, needs, reads_of(plan, transformation), changes)
+    before = [written.get(key) for key in keys_of(ready)]
+    versions: list[Mapping[str, int]] = [was.versions if was is not None else {} for was in before]
+    return Candidates(tables, ready, needs, due, versions, len(found) - len(ended), int(late.sum()))
 
 
-def _select(column: ExposureColumn, topics: Mapping[Dataset, Topic | None]) -> tuple[Dataset, Selection]:
-    reason = not_computed(column)
-    if reason is not None:
-        raise UnknownField(reason)
-    fields = column.topics[0]
-    topic = topics[fields.dataset]
-    if topic is None:
-        raise UnknownField(f"{fields.dataset} is not in the archive")
-    return fields.dataset, select(column, fields, topic[1])
+def needs_of(tables: ResultTables) -> list[Need]:
+    """What each column of results depends on."""
+    return [
+        Need(column.name, column.digest, tuple(topic.dataset for topic in column.topics))
+        for column in tables.all_columns
+    ]
 
 
-def compute(plan: Plan, windows: Exposures, progress: Progress | None = None) -> Values:
-    """The values of exposures, whose windows are sorted by their beginning.
-
-    Raises:
-        StoreUnavailable: the archive does not answer.
-    """
-    values = np.full((len(windows), len(plan.columns)), np.nan)
-    samples = np.zeros((len(windows), len(plan.columns)), dtype=np.int64)
-    result = Values(windows, plan.names, values, samples)
-    for n, reading in enumerate(plan.readings):
-        if progress is not None:
-            progress(f"Joining {reading.dataset}", n, len(plan.readings))
-        begin_us = windows.begin_us - reading.before_us
-        for span in spans(begin_us, windows.end_us, _longest_span_us(reading, windows), GAP_US):
-            _compute_span(plan, reading, span, result)
-    return result
-
-
-def _open(archive: Archive, dataset: Dataset) -> Topic | None:
-    try:
-        snapshot = archive.snapshot(dataset)
-    except UnknownDataset:
-        return None
-    return snapshot, TopicColumns(dataset, snapshot.schema)
+def reads_of(plan: Plan, transformation: Transformation) -> dict[Dataset, tuple[int, int]]:
+    """How far before and behind a window each dataset is read, in microseconds."""
+    reads = dict.fromkeys(transformation.datasets, (0, 0))
+    for column in transformation.columns:
+        for topic in column.topics:
+            before, after = reads[topic.dataset]
+            reads[topic.dataset] = max(before, -column.start_offset_us), after
+    for reading in plan.readings:
+        before, after = reads[reading.dataset]
+        reads[reading.dataset] = max(before, reading.before_us), max(after, reading.after_us)
+    return reads
 
 
 def _reached(plan: Plan, changes: Mapping[Dataset, Changes], settings: Settings) -> dict[Dataset, int]:
@@ -276,79 +223,102 @@ def _reached(plan: Plan, changes: Mapping[Dataset, Changes], settings: Settings)
     }
 
 
-def _written(transformation: Transformation) -> tuple[ExposureColumn, ...]:
-    """The columns that the table has: those that cannot be computed yet as well, they are NULL until they can."""
-    return tuple(column for column in transformation.columns if EXPOSURE_TABLE in column.tables)
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Windows of which the same columns are computed, and the exposures and visits that have them.
+
+    `chosen` says, for each of the candidates, which of them and with which of the windows.
+    """
+
+    columns: frozenset[str]
+    windows: Windows
+    chosen: tuple[tuple[Candidates, NDArray[np.int64], NDArray[np.int64]], ...]
 
 
-def _stale(
-    windows: Exposures, tables: ResultTables, transformation: Transformation, changes: Mapping[Dataset, Changes]
-) -> NDArray[np.bool_]:
-    before_us = dict.fromkeys(_computed_from(transformation), 0)
-    for column in transformation.columns:
-        for topic in column.topics:
-            if topic.dataset in before_us:
-                before_us[topic.dataset] = max(before_us[topic.dataset], -column.start_offset_us)
-    return stale(windows, tables.provenance(windows), transformation.digest, before_us, changes)
+def _batches(looked: Sequence[Candidates], at_once: int) -> Iterator[Batch]:
+    """What is due, each window once: what is due of an exposure is computed for the visit with its window as well."""
+    parts = [(one, np.flatnonzero(one.is_due)) for one in looked]
+    edges = np.concatenate(
+        [np.stack([one.exposures.begin_us[at], one.exposures.end_us[at]], axis=1) for one, at in parts]
+    )
+    if not len(edges):
+        return
+    windows, of = np.unique(edges, axis=0, return_inverse=True)
+    of = of.reshape(-1)
+    names = sorted({need.name for one in looked for need in one.needs})
+    due = np.zeros((len(windows), len(names)), dtype=bool)
+    place = {name: n for n, name in enumerate(names)}
+    first = 0
+    for one, at in parts:
+        mine = of[first : first + len(at)]
+        first += len(at)
+        for n, need in enumerate(one.needs):
+            due[mine[one.due[at, n]], place[need.name]] = True
+    kinds, kind_of = np.unique(due, axis=0, return_inverse=True)
+    kind_of = kind_of.reshape(-1)
+    for kind, wanted in enumerate(kinds):
+        members = np.flatnonzero(kind_of == kind)
+        columns = frozenset(name for name, is_due in zip(names, wanted.tolist(), strict=True) if is_due)
+        for start in range(0, len(members), at_once):
+            some = members[start : start + at_once]
+            yield Batch(columns, Windows(windows[some, 0], windows[some, 1]), tuple(_placed(parts, of, some)))
+
+
+def _placed(
+    parts: Sequence[tuple[Candidates, NDArray[np.int64]]], of: NDArray[np.int64], members: NDArray[np.int64]
+) -> Iterator[tuple[Candidates, NDArray[np.int64], NDArray[np.int64]]]:
+    first = 0
+    for one, at in parts:
+        mine = of[first : first + len(at)]
+        first += len(at)
+        where = np.searchsorted(members, mine)
+        where[where == len(members)] = 0
+        here = members[where] == mine
+        yield one, at[here], where[here]
 
 
 def _compute_and_write(
-    plan: Plan, due: Exposures, tables: ResultTables, computation: Computation, progress: Progress | None
+    plan: Plan, looked: Sequence[Candidates], computation: Computation, progress: Progress | None
 ) -> dict[str, WeekJoin]:
+    """Writes one batch while the next is computed."""
     weeks: dict[str, WeekJoin] = {}
-    for first in range(0, len(due), EXPOSURES_AT_ONCE):
-        values = compute(plan, due.take(np.arange(first, min(first + EXPOSURES_AT_ONCE, len(due)))), progress)
-        tables.write(values, computation)
-        _count(weeks, values)
+    combined = any(column.is_combined for column in plan.columns)
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="write") as writer:
+        for batch in _batches(looked, WINDOWS_AT_ONCE_COMBINED if combined else WINDOWS_AT_ONCE):
+            values = compute(plan.only(batch.columns), batch.windows, progress)
+            outcomes = [_outcome(plan, one, at, where, batch.columns) for one, at, where in batch.chosen if len(at)]
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(write, outcomes, values, computation)
+            for outcome in outcomes:
+                if outcome.tables.subject is EXPOSURE:
+                    _count(weeks, outcome, values)
+        if writing is not None:
+            writing.result()
     return weeks
 
 
-def _count(weeks: dict[str, WeekJoin], values: Values) -> None:
-    known = np.count_nonzero(~np.isnan(values.values), axis=1)
-    for begin_us, there in zip(values.windows.begin_us.tolist(), known.tolist(), strict=True):
+def _outcome(
+    plan: Plan, one: Candidates, at: NDArray[np.int64], where: NDArray[np.int64], columns: frozenset[str]
+) -> Outcome:
+    done = np.array([need.name in columns for need in one.needs], dtype=bool)
+    after: dict[int, Mapping[str, int]] = {}
+    versions: list[Mapping[str, int]] = []
+    for n in at.tolist():
+        was = one.versions[n]
+        if id(was) not in after:
+            after[id(was)] = versions_after(was, plan.versions, one.needs, done)
+        versions.append(after[id(was)])
+    return Outcome(one.tables, one.exposures.take(at), where, versions)
+
+
+def _count(weeks: dict[str, WeekJoin], outcome: Outcome, values: Values) -> None:
+    own = {column.name for column in outcome.tables.all_columns}
+    chosen = np.array([name in own for name in values.columns], dtype=bool)
+    known = values.known()[:, chosen]
+    there = np.count_nonzero(known, axis=1)[outcome.at]
+    for begin_us, count in zip(outcome.exposures.begin_us.tolist(), there.tolist(), strict=True):
         key = Week.containing(begin_us).key
         was = weeks.get(key, WeekJoin(0, 0, 0))
-        missing = len(values.columns) - there
-        weeks[key] = WeekJoin(was.exposures + 1, was.values + there, was.nulls + missing)
-
-
-def _longest_span_us(reading: Reading, windows: Exposures) -> int:
-    """How long a stretch may be read at once, by the rate at which the archive has rows there."""
-    begin_us, end_us = int(windows.begin_us.min()) - reading.before_us, int(windows.end_us.max())
-    files = [file for file in reading.snapshot.files(None, begin_us, end_us + 1) if file.time_min_us is not None]
-    rows = sum(file.rows for file in files)
-    first = min((file.time_min_us for file in files if file.time_min_us is not None), default=0)
-    last = max((file.time_max_us for file in files if file.time_max_us is not None), default=0)
-    values = max(1, rows * len(columns_to_read(reading.selections)))
-    return max(1, int((last - first) * (VALUES_AT_ONCE / values)))
-
-
-def _compute_span(plan: Plan, reading: Reading, span: Span, result: Values) -> None:
-    table = _samples(reading, span)
-    time_us = table["time"].to_numpy().astype("datetime64[us]").astype(np.int64)
-    windows = result.windows.take(span.members)
-    for selection, columns in reading.selections.items():
-        rows = rows_selected(table, selection)
-        times = time_us if rows is None else time_us[rows]
-        matrix = sample_matrix(table, selection.elements, rows)
-        first, end = bounds(times, windows.begin_us + selection.start_offset_us, windows.end_us)
-        for member, low, high in zip(span.members.tolist(), first.tolist(), end.tolist(), strict=True):
-            if low < high:
-                _fill(plan, columns, Samples.of(times[low:high], matrix[low:high]), member, result)
-
-
-def _samples(reading: Reading, span: Span) -> pa.Table:
-    """The rows of a stretch, each record once, in the order of time."""
-    names = ["time", *columns_to_read(reading.selections)]
-    there = set(reading.snapshot.schema.names)
-    identity = [name for name in IDENTITY if name in there and name not in names]
-    table = read(reading.snapshot, columns=[*names, *identity], start_us=span.begin_us, end_us=span.end_us + 1)
-    return count_once(table).sort_by("time")
-
-
-def _fill(plan: Plan, columns: Iterable[int], samples: Samples, member: int, result: Values) -> None:
-    if not samples.valid.size:
-        return
-    for n in columns:
-        result.values[member, n] = plan.columns[n].value(samples)
-        result.samples[member, n] = samples.valid.size
+        weeks[key] = WeekJoin(was.exposures + 1, was.values + count, was.nulls + known.shape[1] - count)

@@ -1,37 +1,29 @@
-"""Results: the tables of values per exposure, made and widened from the configuration, and written whole or not at all.
+"""Results: values and where they come from, written together, whole or not at all.
 
-`efd_<instrument>.exposure_efd` has the observatory's shape (efd-facts.md §5.3): key day_obs and seq_num, a float
-column for each of the configuration. `exposure_efd_provenance` beside it has the same key and says of each exposure
-when, from which window, with which configuration and up to which version of each archive table it was computed; its
-column of the same name as a value's has the number of samples behind that value. So later work finds what is stale,
-and a reader what a value rests on.
-
-Nothing is ever removed: a column that left the configuration keeps its values, NULL never replaces a value.
+A batch of exposures and visits is one transaction over all of their tables (`tables.py`), by `bulk.py`. NULL replaces
+no value unless asked. Who writes the same exposures at the same time waits: the last one's values stand.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy.schema import CreateTable, SetColumnComment
 
-from efd_pipelines.errors import DataError
-from efd_pipelines.exposures.configuration import EXPOSURE_TABLE, ExposureColumn
-from efd_pipelines.exposures.consdb import ConsDB
+from efd_pipelines.exposures import bulk
+from efd_pipelines.exposures.bulk import Rows, Texts
+from efd_pipelines.exposures.computing import Values
+from efd_pipelines.exposures.configuration import ExposureColumn
+from efd_pipelines.exposures.tables import ResultTables
 from efd_pipelines.exposures.windows import Exposures
-from efd_pipelines.times import from_microseconds
 
-PROVENANCE_TABLE = "exposure_efd_provenance"
-ROWS_PER_TRANSACTION = 500
-MAX_COLUMNS = 1600
-"""PostgreSQL's limit of columns in a table."""
+ROWS_PER_TRANSACTION = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,266 +31,217 @@ class Computation:
     """What one join computed with, the same for all exposures that it wrote."""
 
     version: str
-    digest: str
-    versions: Mapping[str, int]
     run: str = ""
+    nulls_overwrite: bool = False
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
-    """Values of exposures: `values` and `samples` have shape (exposures, columns); NaN is no value.
-
-    `windows` are the exposures with the windows that were read, padding included.
-    """
-
-    windows: Exposures
-    columns: tuple[str, ...]
-    values: NDArray[np.float64]
-    samples: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
 class Provenance:
-    """What one exposure's values were computed from."""
+    """What one exposure's values were computed from; `columns` has the digest of each column then."""
 
-    digest: str
+    columns: Mapping[str, str]
     begin_us: int
     end_us: int
     versions: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class ResultTables:
-    """The tables of results of one instrument; `ensure` before anything is written or read."""
+class Outcome:
+    """Exposures, or visits, whose values are to be written: `at` says which window of the values is whose.
 
-    consdb: ConsDB
-    schema: str
-    columns: tuple[ExposureColumn, ...]
+    `versions` has, for each of them, the archive tables that its values rest on now.
+    """
 
-    @property
-    def values_table(self) -> sa.Table:
-        named = [sa.Column(column.name, sa.Double, comment=column.comment) for column in self.columns]
-        return self.consdb.table(
-            self.schema,
-            EXPOSURE_TABLE,
-            *_key_columns(),
-            sa.Column(
-                "created_at",
-                sa.DateTime,
-                nullable=False,
-                comment="When the row was first written, UTC.",
-            ),
-            *named,
-        )
-
-    @property
-    def provenance_table(self) -> sa.Table:
-        named = [
-            sa.Column(column.name, sa.BigInteger, comment=f"Number of samples behind {column.name}.")
-            for column in self.columns
-        ]
-        return self.consdb.table(
-            self.schema,
-            PROVENANCE_TABLE,
-            *_key_columns(),
-            sa.Column("computed_at", sa.DateTime, nullable=False, comment="When it was computed, UTC."),
-            sa.Column("window_begin", sa.DateTime, nullable=False, comment="First instant of the window, UTC."),
-            sa.Column("window_end", sa.DateTime, nullable=False, comment="Last instant of the window, UTC."),
-            sa.Column("config_version", sa.Text, nullable=False, comment="Version of the configuration."),
-            sa.Column("config_digest", sa.Text, nullable=False, comment="Digest of what in it decides values."),
-            sa.Column(
-                "versions", sa.Text, nullable=False, comment="JSON: version of each archive table that was read."
-            ),
-            sa.Column("run", sa.Text, nullable=False, comment="The run that computed it."),
-            *named,
-        )
-
-    def ensure(self) -> None:
-        """Makes the tables where there are none and adds the columns that they lack; removes nothing.
-
-        Raises:
-            DataError: a column is there with another type, or there would be more than PostgreSQL allows.
-            DatabaseUnavailable: nothing was changed.
-        """
-        with self.consdb.reading(f"Looking at {self.schema}") as connection:
-            if all(_is_as_wanted(self.consdb, connection, table) for table in self._tables()):
-                return
-        with self.consdb.migrating(f"Making the tables of {self.schema}") as connection:
-            self.consdb.create_schema(connection, self.schema)
-            for table in self._tables():
-                _make_or_widen(self.consdb, connection, table)
-
-    def write(self, values: Values, computation: Computation) -> None:
-        """Values and provenance of the exposures: in transactions of 500 exposures, each whole or not at all.
-
-        Raises:
-            DataError: the database refuses, e.g. an exposure_id that another row has.
-            DatabaseUnavailable: it does not answer, is full, or stays locked.
-        """
-        order = np.lexsort((values.windows.seq_num, values.windows.day_obs))
-        for first in range(0, len(order), ROWS_PER_TRANSACTION):
-            chosen = order[first : first + ROWS_PER_TRANSACTION]
-            with self.consdb.writing(f"Writing {self.schema}.{EXPOSURE_TABLE}") as connection:
-                connection.execute(self._upsert(self.values_table), list(_value_records(values, chosen)))
-                connection.execute(
-                    self._upsert(self.provenance_table),
-                    list(_provenance_records(values, chosen, computation)),
-                )
-
-    def provenance(self, exposures: Exposures) -> dict[tuple[int, int], Provenance]:
-        """What is written of exposures already, by (day_obs, seq_num).
-
-        Raises:
-            DatabaseUnavailable: the database does not answer.
-        """
-        if not len(exposures):
-            return {}
-        columns = self.provenance_table.columns
-        query = sa.select(
-            columns.day_obs,
-            columns.seq_num,
-            columns.config_digest,
-            columns.window_begin,
-            columns.window_end,
-            columns.versions,
-        ).where(columns.day_obs.between(int(exposures.day_obs.min()), int(exposures.day_obs.max())))
-        with self.consdb.reading(f"Reading {self.schema}.{PROVENANCE_TABLE}") as connection:
-            return {
-                (row.day_obs, row.seq_num): Provenance(
-                    row.config_digest,
-                    _microseconds(row.window_begin),
-                    _microseconds(row.window_end),
-                    json.loads(row.versions),
-                )
-                for row in connection.execute(query)
-            }
-
-    def _tables(self) -> tuple[sa.Table, sa.Table]:
-        return self.values_table, self.provenance_table
-
-    def _upsert(self, table: sa.Table) -> sa.Insert:
-        return self.consdb.upsert(table, keep=[column.name for column in self.columns], once=["created_at"])
+    tables: ResultTables
+    exposures: Exposures
+    at: NDArray[np.int64]
+    versions: Sequence[Mapping[str, int]]
 
 
-def _key_columns() -> list[sa.Column[Any]]:
-    return [
-        sa.Column("day_obs", sa.Integer, primary_key=True, autoincrement=False, comment="Observing day."),
-        sa.Column("seq_num", sa.Integer, primary_key=True, autoincrement=False, comment="Number in the day."),
-        sa.Column("exposure_id", sa.BigInteger, nullable=False, unique=True, comment="The exposure."),
-    ]
+def write(outcomes: Sequence[Outcome], values: Values, computation: Computation) -> None:
+    """Values and provenance of exposures and visits: in transactions of 250 windows, each whole or not at all.
+
+    Raises:
+        DataError: the database refuses, e.g. an exposure_id that another row has.
+        DatabaseUnavailable: it does not answer, is full, or stays locked.
+    """
+    if not outcomes:
+        return
+    consdb, schema = outcomes[0].tables.consdb, outcomes[0].tables.schema
+    for first in range(0, len(values.windows), ROWS_PER_TRANSACTION):
+        with consdb.writing(f"Writing to {schema}") as connection:
+            consdb.one_at_a_time(connection, schema)
+            for outcome in outcomes:
+                chosen = np.flatnonzero((outcome.at >= first) & (outcome.at < first + ROWS_PER_TRANSACTION))
+                if len(chosen):
+                    _write(connection, outcome, chosen, values, computation)
 
 
-def _is_as_wanted(consdb: ConsDB, connection: sa.Connection, table: sa.Table) -> bool:
-    if not consdb.has_table(connection, table):
-        return False
-    held = _columns_of(connection, table)
-    return not any(_differs(consdb, column, held.get(column.name)) for column in table.columns)
-
-
-def _columns_of(connection: sa.Connection, table: sa.Table) -> dict[str, Any]:
-    found = sa.inspect(connection).get_columns(table.name, schema=table.schema)
-    return {column["name"]: column for column in found}
-
-
-def _differs(consdb: ConsDB, column: sa.Column[Any], held: Any) -> bool:
-    if held is None or not _is_compatible(column, held):
-        return True
-    return not consdb.is_sqlite and held.get("comment") != column.comment
-
-
-def _is_compatible(column: sa.Column[Any], held: Any) -> bool:
-    """Whether a column takes the values: any float for a float, any integer for a count."""
-    wanted = sa.Integer if isinstance(column.type, sa.Integer) else sa.Numeric
-    return not isinstance(column.type, sa.Integer | sa.Float) or isinstance(held["type"], wanted)
-
-
-def _make_or_widen(consdb: ConsDB, connection: sa.Connection, table: sa.Table) -> None:
-    if not consdb.has_table(connection, table):
-        _check_count(table, len(table.columns))
-        connection.execute(CreateTable(table))
-        held = {}
-    else:
-        held = _columns_of(connection, table)
-        _widen(connection, table, held)
-    if not consdb.is_sqlite:
-        for column in table.columns:
-            if held.get(column.name, {}).get("comment") != column.comment:
-                connection.execute(SetColumnComment(column))
-
-
-def _widen(connection: sa.Connection, table: sa.Table, held: Mapping[str, Any]) -> None:
-    for column in table.columns:
-        if column.name in held and not _is_compatible(column, held[column.name]):
-            raise DataError(
-                f"{table.fullname}.{column.name} is {held[column.name]['type']} in ConsDB, not {column.type}",
-                remedy="Rename the column in the configuration, or change it in the database; nothing was written.",
-            )
-    new = [column for column in table.columns if column.name not in held]
-    _check_count(table, len(held) + len(new))
-    quote = connection.dialect.identifier_preparer
-    for column in new:
-        kind = column.type.compile(connection.dialect)
-        connection.exec_driver_sql(
-            f"ALTER TABLE {quote.format_table(table)} ADD COLUMN {quote.format_column(column)} {kind}"
-        )
-
-
-def _check_count(table: sa.Table, count: int) -> None:
-    if count > MAX_COLUMNS:
-        raise DataError(
-            f"{table.fullname} would have {count} columns, PostgreSQL allows {MAX_COLUMNS}",
-            remedy="Move columns that are vectors to an unpivoted table.",
-        )
-
-
-def _value_records(values: Values, chosen: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
-    created = datetime.now(UTC).replace(tzinfo=None)
-    for n in chosen:
-        numbers = [None if number != number else number for number in values.values[n].tolist()]
-        yield {
-            **_key_of(values.windows, n),
-            "created_at": created,
-            **dict(zip(values.columns, numbers, strict=True)),
+def _write(
+    connection: sa.Connection,
+    outcome: Outcome,
+    chosen: NDArray[np.int64],
+    values: Values,
+    computation: Computation,
+) -> None:
+    tables = outcome.tables
+    own = {column.name for column in tables.all_columns}
+    keys = _key_columns(tables, outcome.exposures, chosen)
+    created = np.full(len(chosen), _naive(computation.at))
+    overwrite = computation.nulls_overwrite
+    if tables.columns:
+        named = {
+            name: values.values[outcome.at[chosen], n]
+            for n, name in enumerate(values.columns)
+            if name in own and name not in values.vectors
         }
+        rows = Rows({**keys, "created_at": created, **named})
+        bulk.upsert(
+            tables.consdb, connection, tables.values_table, rows, once=["created_at"], nulls_overwrite=overwrite
+        )
+    vectors = [name for name in values.vectors if name in own]
+    if vectors:
+        _write_vectors(connection, outcome, chosen, values, vectors, computation)
+    provenance = _provenance(outcome, chosen, values, own, computation)
+    rows = Rows({**keys, **provenance.numbers}, provenance.texts)
+    bulk.upsert(tables.consdb, connection, tables.provenance_table, rows, nulls_overwrite=overwrite)
 
 
-def _provenance_records(
-    values: Values, chosen: NDArray[np.int64], computation: Computation
-) -> Iterator[dict[str, Any]]:
-    versions = json.dumps(dict(computation.versions), sort_keys=True, separators=(",", ":"))
-    for n in chosen:
-        known = ~np.isnan(values.values[n])
-        counts = [count if has else None for count, has in zip(values.samples[n].tolist(), known, strict=True)]
-        yield {
-            **_key_of(values.windows, n),
-            "computed_at": computation.at.astimezone(UTC).replace(tzinfo=None),
-            "window_begin": _naive_utc(int(values.windows.begin_us[n])),
-            "window_end": _naive_utc(int(values.windows.end_us[n])),
-            "config_version": computation.version,
-            "config_digest": computation.digest,
-            "versions": versions,
-            "run": computation.run,
-            **dict(zip(values.columns, counts, strict=True)),
-        }
+def _write_vectors(
+    connection: sa.Connection,
+    outcome: Outcome,
+    chosen: NDArray[np.int64],
+    values: Values,
+    names: Sequence[str],
+    computation: Computation,
+) -> None:
+    """A row for each field that has a value; those without have none, and lose it only if that was asked for."""
+    tables = outcome.tables
+    texts = [(name, of) for name in names for of in values.vectors[name].fields]
+    block = np.concatenate([values.vectors[name].values[outcome.at[chosen]] for name in names], axis=1)
+    # In the order of the key, which is how the index grows fastest.
+    order = np.argsort(np.array(["\0".join(pair) for pair in texts]), kind="stable")
+    place = np.lexsort((outcome.exposures.seq_num[chosen], outcome.exposures.day_obs[chosen]))
+    ordered = block[place][:, order]
+    who, which = np.nonzero(np.ones_like(ordered, dtype=bool) if computation.nulls_overwrite else ~np.isnan(ordered))
+    keys = _key_columns(tables, outcome.exposures, chosen[place][who])
+    numbers = {
+        **keys,
+        "value": ordered[who, which],
+        "created_at": np.full(len(who), _naive(computation.at)),
+    }
+    rows = Rows(numbers, Texts(("property", "field"), order[which].astype(np.int32), texts))
+    bulk.upsert(
+        tables.consdb,
+        connection,
+        tables.unpivoted_table,
+        rows,
+        once=["created_at"],
+        nulls_overwrite=computation.nulls_overwrite,
+    )
 
 
-def _key_of(exposures: Exposures, n: np.int64) -> dict[str, int]:
+def _provenance(
+    outcome: Outcome, chosen: NDArray[np.int64], values: Values, own: set[str], computation: Computation
+) -> Rows:
+    at = outcome.at[chosen]
+    counts = np.where(values.known()[at], values.samples[at], bulk.MISSING).astype(np.int32)
+    exposures = outcome.exposures
+    digest = digest_of(outcome.tables.all_columns)
+    versions = [_json(outcome.versions[n]) for n in chosen.tolist()]
+    distinct = {text: code for code, text in enumerate(dict.fromkeys(versions))}
+    texts = Texts(
+        ("config_version", "config_digest", "versions", "run"),
+        np.array([distinct[text] for text in versions], dtype=np.int32),
+        [(computation.version, digest, text, computation.run) for text in distinct],
+    )
+    numbers = {
+        "computed_at": np.full(len(chosen), _naive(computation.at)),
+        "window_begin": exposures.begin_us[chosen].astype("datetime64[us]"),
+        "window_end": exposures.end_us[chosen].astype("datetime64[us]"),
+        **{name: counts[:, n] for n, name in enumerate(values.columns) if name in own},
+    }
+    return Rows(numbers, texts)
+
+
+def _key_columns(tables: ResultTables, exposures: Exposures, chosen: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     return {
-        "day_obs": int(exposures.day_obs[n]),
-        "seq_num": int(exposures.seq_num[n]),
-        "exposure_id": int(exposures.exposure_id[n]),
+        "day_obs": exposures.day_obs[chosen].astype(np.int32),
+        "seq_num": exposures.seq_num[chosen].astype(np.int32),
+        tables.subject.key: exposures.exposure_id[chosen].astype(np.int64),
     }
 
 
-def _naive_utc(time_us: int) -> datetime:
-    return from_microseconds(time_us).replace(tzinfo=None)
+def register(tables: ResultTables, version: str) -> None:
+    """Keeps the digests of the columns that are computed now: what comes later is compared with them.
+
+    Raises:
+        DatabaseUnavailable: nothing was written.
+    """
+    columns = {column.name: column.digest for column in tables.all_columns}
+    table = tables.configurations_table
+    row = {
+        "config_digest": digest_of(tables.all_columns),
+        "config_version": version,
+        "columns": _json(columns),
+        "created_at": datetime.now(UTC).replace(tzinfo=None),
+    }
+    with tables.consdb.writing(f"Writing to {tables.schema}") as connection:
+        connection.execute(tables.consdb.insert_new(table), row)
 
 
-def _microseconds(naive_utc: datetime) -> int:
-    return int(np.datetime64(naive_utc, "us").astype(np.int64))
+def read_provenance(tables: ResultTables, exposures: Exposures) -> dict[tuple[int, int], Provenance]:
+    """What is written of exposures already, by (day_obs, seq_num).
+
+    Raises:
+        DatabaseUnavailable: the database does not answer.
+    """
+    if not len(exposures):
+        return {}
+    of = tables.provenance_table.columns
+    query = sa.select(of.day_obs, of.seq_num, of.config_digest, of.window_begin, of.window_end, of.versions).where(
+        of.day_obs.between(int(exposures.day_obs.min()), int(exposures.day_obs.max()))
+    )
+    parsed: dict[str, Mapping[str, int]] = {}
+    with tables.consdb.reading(f"Reading {tables.schema}.{tables.subject.provenance}") as connection:
+        known = dict(_configurations(tables, connection))
+        found = {}
+        for row in connection.execute(query):
+            # One text for each distinct one: hundreds of exposures rest on the same versions.
+            versions = parsed.get(row.versions)
+            if versions is None:
+                versions = parsed[row.versions] = json.loads(row.versions)
+            columns = known.get(row.config_digest, {})
+            window = _microseconds(row.window_begin), _microseconds(row.window_end)
+            found[row.day_obs, row.seq_num] = Provenance(columns, *window, versions)
+    return found
+
+
+def _configurations(tables: ResultTables, connection: sa.Connection) -> Iterator[tuple[str, Mapping[str, str]]]:
+    table = tables.configurations_table
+    for row in connection.execute(sa.select(table.columns.config_digest, table.columns["columns"])):
+        yield row[0], json.loads(row[1])
+
+
+def digest_of(columns: Sequence[ExposureColumn]) -> str:
+    """Changes with what changes values of these columns, and with which there are."""
+    text = _json({column.name: column.digest for column in columns})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def keys_of(exposures: Exposures) -> Sequence[tuple[int, int]]:
     """(day_obs, seq_num) of each exposure."""
     return list(zip(exposures.day_obs.tolist(), exposures.seq_num.tolist(), strict=True))
+
+
+def _json(document: Mapping[str, object]) -> str:
+    return json.dumps(dict(document), sort_keys=True, separators=(",", ":"))
+
+
+def _naive(when: datetime) -> np.datetime64:
+    return np.datetime64(when.astimezone(UTC).replace(tzinfo=None), "us")
+
+
+def _microseconds(naive_utc: datetime) -> int:
+    return int(np.datetime64(naive_utc, "us").astype(np.int64))

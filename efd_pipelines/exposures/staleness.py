@@ -1,7 +1,8 @@
 """Staleness: which exposures are to be computed, from what the ledger knows and what was written of them.
 
-An exposure is stale where it was never computed, where its window or what decides its values in the configuration has
-changed, and where a commit later than the version it was computed from touches its window. It waits while a topic
+A column of an exposure is stale where it was never computed, where the exposure's window or what decides the column's
+values in the configuration has changed, and where a commit to one of its topics that is later than the version it was
+computed from touches the window: exactly these are computed again. An exposure waits while a topic
 that sends all the time has not been archived to the window's end, for at most `PATIENCE`: a component that is off must
 not hold up the others, and what comes later makes the exposure stale. So nothing stays NULL for ever because it was
 computed too early. Correctness does not depend on events or on times of commits, only on versions (design.md §3).
@@ -9,7 +10,7 @@ computed too early. Correctness does not depend on events or on times of commits
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -35,8 +36,8 @@ _CHANGES = """
       AND dataset IN (SELECT name FROM wanted)
     ORDER BY dataset, version
 """
-_KEEPS_ROWS = frozenset({"merge", "widen", "seal"})
-"""Kinds of commits that write the same rows anew, or none."""
+_KEEPS_ROWS = frozenset({"merge", "widen", "seal", "expire"})
+"""Kinds of commits that write the same rows anew, or none; of what expires, the values stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,25 +96,60 @@ def archive_changes(archive: Archive, datasets: Iterable[Dataset]) -> dict[Datas
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A column, by what its values depend on: its own digest, and the datasets that it is computed from."""
+
+    name: str
+    digest: str
+    datasets: tuple[Dataset, ...]
+
+
 def stale(
-    windows: Exposures,
+    exposures: Exposures,
     written: Mapping[tuple[int, int], Provenance],
-    digest: str,
-    reads: Mapping[Dataset, int],
+    needs: Sequence[Need],
+    reads: Mapping[Dataset, tuple[int, int]],
     changes: Mapping[Dataset, Changes],
 ) -> NDArray[np.bool_]:
-    """Which exposures are to be computed (again). `reads` has how far before a window each dataset is read (µs)."""
-    found = [written.get(key) for key in keys_of(windows)]
-    outdated = [
-        was is None or (was.digest, was.begin_us, was.end_us) != (digest, int(begin), int(end))
-        for was, begin, end in zip(found, windows.begin_us, windows.end_us, strict=True)
-    ]
-    result = np.array(outdated, dtype=bool)
-    for dataset, before_us in reads.items():
+    """Which columns of which exposures are to be computed (again): shape (exposures, columns).
+
+    `reads` has how far before and behind a window each dataset is read (µs).
+    """
+    found = [written.get(key) for key in keys_of(exposures)]
+    result = np.zeros((len(found), len(needs)), dtype=bool)
+    result[:] = np.array(
+        [
+            was is None or (was.begin_us, was.end_us) != (int(begin), int(end))
+            for was, begin, end in zip(found, exposures.begin_us, exposures.end_us, strict=True)
+        ],
+        dtype=bool,
+    )[:, None]
+    changed: dict[int, NDArray[np.bool_]] = {}
+    for n, was in enumerate(found):
+        if was is not None:
+            key = id(was.columns)
+            if key not in changed:
+                changed[key] = np.array([was.columns.get(need.name) != need.digest for need in needs], dtype=bool)
+            result[n] |= changed[key]
+    for dataset, (before_us, after_us) in reads.items():
         used = [NEVER if was is None else was.versions.get(dataset.text, NEVER) for was in found]
-        newest = changes[dataset].newest_version(windows.begin_us - before_us, windows.end_us)
-        result |= newest > np.array(used, dtype=np.int64)
+        newest = changes[dataset].newest_version(exposures.begin_us - before_us, exposures.end_us + after_us)
+        late = newest > np.array(used, dtype=np.int64)
+        result[np.ix_(late, np.array([dataset in need.datasets for need in needs], dtype=bool))] = True
     return result
+
+
+def versions_after(
+    was: Mapping[str, int], now: Mapping[str, int], needs: Sequence[Need], computed: NDArray[np.bool_]
+) -> dict[str, int]:
+    """The versions that an exposure's values rest on when some of its columns have been computed.
+
+    A topic of which any column was left as it is keeps its version: what came since is then seen as later.
+    """
+    still = [need for need, done in zip(needs, computed.tolist(), strict=True) if not done]
+    left = {dataset.text for need in still for dataset in need.datasets}
+    return {**was, **{dataset: version for dataset, version in now.items() if dataset not in left}}
 
 
 def waiting(windows: Exposures, reached_us: Mapping[Dataset, int], now: datetime) -> NDArray[np.bool_]:

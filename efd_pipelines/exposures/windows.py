@@ -19,10 +19,26 @@ Microseconds = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Exposures:
-    """Exposures with their closed windows; arrays of one length.
+class Windows:
+    """Closed windows in UTC; arrays of one length."""
 
-    `begin_us` and `end_us` are UTC; `end_us` is `INVALID_TIME` where the exposure has not ended.
+    begin_us: Microseconds
+    end_us: Microseconds
+
+    def __len__(self) -> int:
+        return len(self.begin_us)
+
+    def take(self, chosen: NDArray[Any]) -> Windows:
+        """Those of an index array or a mask."""
+        return Windows(self.begin_us[chosen], self.end_us[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Exposures:
+    """Exposures, or visits, with their closed windows; arrays of one length.
+
+    `exposure_id` is the visit's where they are visits. `begin_us` and `end_us` are UTC; `end_us` is `INVALID_TIME`
+    where the exposure has not ended.
     """
 
     day_obs: NDArray[np.int64]
@@ -46,6 +62,10 @@ class Exposures:
         utc = utc_us_from_tai_datetimes(tai)
         ends_us = np.where(np.isnat(utc), INVALID_TIME, utc.astype(np.int64))
         return cls(numbers[:, 0], numbers[:, 1], numbers[:, 2], ends_us[:, 0], ends_us[:, 1])
+
+    @property
+    def windows(self) -> Windows:
+        return Windows(self.begin_us, self.end_us)
 
     def take(self, chosen: NDArray[Any]) -> Exposures:
         """Those of an index array or a mask."""

@@ -211,7 +211,7 @@ def test_a_batch_is_written_whole_or_not_at_all(observatory: Observatory, monkey
         raise KeyboardInterrupt
 
     observatory.joins(end=NIGHT)
-    monkeypatch.setattr(result_tables, "_provenance_records", dies)
+    monkeypatch.setattr(result_tables, "_provenance", dies)
     with pytest.raises(KeyboardInterrupt):
         observatory.joins()
     assert observatory.rows() == []

@@ -10,12 +10,10 @@ from efd_pipelines.exposures.columns import (
     Element,
     TopicColumns,
     UnknownField,
-    element_values,
-    rows_selected,
-    sample_matrix,
     select,
 )
 from efd_pipelines.exposures.configuration import parse_transformation
+from efd_pipelines.exposures.samples import element_values, rows_selected, sample_block
 from efd_pipelines.topics.layout import Column, arrow_field, plan_layout
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import parse_schema
@@ -88,10 +86,10 @@ def test_lists_answer_for_elements_and_for_all() -> None:
 
 def test_samples_stay_float32_where_all_are_and_null_is_nan() -> None:
     table = pa.table({"a": pa.array([1.5, None], F32), "b": pa.array([True, False])})
-    narrow = sample_matrix(table, [Element(("a",))], None)
-    both = sample_matrix(table, [Element(("a",)), Element(("b",))], None)
+    narrow = sample_block(table, [Element(("a",))])
+    both = sample_block(table, [Element(("a",)), Element(("b",))])
     assert (str(narrow.dtype), str(both.dtype)) == ("float32", "float64")
-    np.testing.assert_array_equal(both, [[1.5, 1.0], [np.nan, 0.0]])
+    np.testing.assert_array_equal(both, [[1.5, np.nan], [1.0, 0.0]])
 
 
 @pytest.mark.parametrize(

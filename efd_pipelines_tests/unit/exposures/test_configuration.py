@@ -65,7 +65,7 @@ def test_start_offset_is_honoured_among_the_arguments_too() -> None:
         HEAD + a_column(function="most_recent_value", function_args="{start_offset: -1}"), "b"
     )
     assert within.columns[0].start_offset_us == -3_600_000_000
-    assert within.digest == beside.digest
+    assert within.columns[0].digest == beside.columns[0].digest
 
 
 def test_two_start_offsets_that_differ_are_refused() -> None:
@@ -89,7 +89,7 @@ def test_an_unknown_key_of_a_topic_gets_the_keys_of_a_topic() -> None:
 @pytest.mark.parametrize(
     ("column", "said"),
     [
-        (a_column(function="avg"), "'avg' is no function; there are count, max, mean"),
+        (a_column(function="avg"), "'avg' is no function; there are count, first, last, max, mean"),
         (a_column(function="stddev", function_args="{ddf: 1}"), "arguments of stddev: ddof"),
         (a_column(name="Value"), "no name for a table or column"),
         (a_column(name="v" * 64), "at most 63 bytes"),
@@ -128,7 +128,8 @@ def test_a_file_that_is_none_is_refused(text: str, said: str) -> None:
 
 def test_the_digest_follows_what_decides_values_and_nothing_else() -> None:
     def digest(text: str) -> str:
-        return parse_transformation(HEAD + text, "x").digest
+        (column,) = parse_transformation(HEAD + text, "x").columns
+        return column.digest
 
     assert digest(a_column()) == digest(a_column().replace("A column of a test.", "Other words."))
     assert digest(a_column()) == digest("# a comment\n" + a_column().replace("deg", "rad"))

@@ -6,12 +6,11 @@ import statistics
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efd_pipelines.exposures.functions import FUNCTIONS, Samples, aggregate
+from efd_pipelines.exposures.functions import FUNCTIONS, Samples
 
 NAN = float("nan")
 
@@ -25,7 +24,7 @@ def samples(values: Any, time_us: Any = None) -> Samples:
 
 def value(function: str, values: Any, time_us: Any = None, **arguments: Any) -> float:
     chosen = FUNCTIONS[function]
-    return chosen.compute(samples(values, time_us), chosen.parse_arguments(arguments))
+    return chosen.of_samples(samples(values, time_us), chosen.parse_arguments(arguments))
 
 
 @given(st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=50))
@@ -90,25 +89,6 @@ def test_the_most_recent_value_is_the_last_that_is_one() -> None:
 def test_zero_is_a_value() -> None:
     assert value("most_recent_value", [3.0, 0.0]) == 0.0
     assert value("mean", [0.0, 0.0]) == 0.0
-
-
-@pytest.mark.parametrize(("how", "rule"), [("mean", "mean"), ("min", "min"), ("max", "max"), ("last", "last")])
-def test_intervals_are_reduced_as_pandas_resamples(how: Any, rule: str) -> None:
-    rng = np.random.default_rng(9)
-    time_us = np.sort(rng.integers(1_690_000_000_400_000, 1_690_000_030_000_000, 200))
-    values = rng.standard_normal((200, 3))
-    values[rng.random((200, 3)) < 0.3] = NAN
-    values[time_us // 1_000_000 == 1_690_000_007, 1] = NAN
-    reduced = aggregate(samples(values, time_us), 1_000_000, how)
-    frame = pd.DataFrame(values, index=pd.to_datetime(time_us, unit="us"))
-    expected = getattr(frame.resample("1s"), rule)()
-    expected = expected[frame.resample("1s").size() > 0]
-    np.testing.assert_allclose(reduced.values, expected.to_numpy(), rtol=1e-13)
-    assert (reduced.time_us == expected.index.astype("datetime64[us]").astype(np.int64)).all()
-
-
-def test_no_samples_reduce_to_none() -> None:
-    assert aggregate(samples(np.empty((0, 2))), 1_000_000, "mean").values.shape == (0, 2)
 
 
 def test_an_argument_that_a_function_does_not_take_is_named() -> None:

@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from efd_pipelines.archive.reading import read
-from efd_pipelines.exposures import joins
+from efd_pipelines.exposures import computing, joins
+from efd_pipelines.exposures.stretches import Stretches
 from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.unit.exposures.builders import (
@@ -226,11 +226,11 @@ def test_columns_that_cannot_be_computed_do_not_hold_up_the_others(observatory_w
     (row,) = observatory.rows()
     assert (row["good"], row["misspelt"], row["absent"], row["packed"]) == (5.0, None, None, None)
     assert "vector" not in row
-    assert (result.columns, result.values, result.nulls) == (1, 1, 0)
+    assert (result.columns, result.values, result.nulls) == (2, 2, 0)
     assert "did you mean actualPosition" in result.skipped["misspelt"]
     assert result.skipped["absent"] == "lsst.sal.MTDome.azimuth is not in the archive"
-    assert "packed" in result.skipped["packed"]
-    assert "exposure_efd_unpivoted" in result.skipped["vector"]
+    assert "is no array, and no packed series" in result.skipped["packed"]
+    assert [row["value"] for row in observatory.rows("exposure_efd_unpivoted")] == [5.0]
     assert observatory.joins().exposures == 0
 
 
@@ -253,8 +253,8 @@ def test_stretches_and_batches_change_no_value(observatory_with: Build, monkeypa
     observatory.joins()
     whole = [(row["value"], row["last"]) for row in observatory.rows()]
     assert all(isinstance(value, float) for pair in whole for value in pair)
-    monkeypatch.setattr(joins, "VALUES_AT_ONCE", 500)
-    monkeypatch.setattr(joins, "EXPOSURES_AT_ONCE", 7)
+    monkeypatch.setattr(computing, "VALUES_AT_ONCE", 500)
+    monkeypatch.setattr(joins, "WINDOWS_AT_ONCE", 7)
     assert observatory.joins(recompute=True).exposures == 80
     assert [(row["value"], row["last"]) for row in observatory.rows()] == whole
 
@@ -266,12 +266,13 @@ def test_a_topic_is_read_once_for_windows_that_touch(observatory_with: Build, mo
     observatory.archives(AZIMUTH, table_of(time_us, fields))
     observatory.exposes(*(an_exposure(NIGHT + timedelta(seconds=40 * n), seq_num=n) for n in range(10)))
     reads: list[list[str]] = []
+    parts = Stretches._parts
 
-    def counted(snapshot: Any, **options: Any) -> pa.Table:
-        reads.append(list(options["columns"]))
-        return read(snapshot, **options)
+    def counted(self: Stretches, *given: Any) -> Any:
+        reads.append(self.schema.names)
+        return parts(self, *given)
 
-    monkeypatch.setattr(joins, "read", counted)
+    monkeypatch.setattr(Stretches, "_parts", counted)
     observatory.joins()
     (columns,) = reads
     assert {"time", "actualPosition", "demand"} < set(columns)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efd_pipelines.exposures.results import Provenance
-from efd_pipelines.exposures.staleness import NEVER, PATIENCE, Changes, stale, waiting
+from efd_pipelines.exposures.staleness import NEVER, PATIENCE, Changes, Need, stale, versions_after, waiting
 from efd_pipelines.exposures.windows import Exposures
 from efd_pipelines.topics.names import Dataset
 
@@ -46,40 +46,70 @@ def test_the_newest_version_is_that_of_the_last_commit_that_touches(
         assert found[n] == max(touching, default=NEVER)
 
 
-def due(written: dict[tuple[int, int], Provenance], *commits: tuple[int, int, int], before_us: int = 0) -> list[bool]:
+NEEDS = [Need("angle", "a", (AZIMUTH,)), Need("both", "b", (AZIMUTH, OTHER)), Need("heat", "h", (OTHER,))]
+DIGESTS = {need.name: need.digest for need in NEEDS}
+
+
+def due(
+    written: dict[tuple[int, int], Provenance], *commits: tuple[int, int, int], reach: tuple[int, int] = (0, 0)
+) -> list[list[str]]:
     chosen = windows((100, 200), (300, 400))
-    found = stale(chosen, written, "d", {AZIMUTH: before_us}, {AZIMUTH: changes(*commits)})
-    return [bool(one) for one in found]
+    seen = {AZIMUTH: changes(*commits), OTHER: changes()}
+    found = stale(chosen, written, NEEDS, {AZIMUTH: reach, OTHER: (0, 0)}, seen)
+    return [[need.name for need, is_due in zip(NEEDS, row, strict=True) if is_due] for row in found]
 
 
-def computed(version: int, begin: int, end: int, digest: str = "d") -> Provenance:
-    return Provenance(digest, begin, end, {AZIMUTH.text: version})
+def computed(version: int, begin: int, end: int, **digests: str) -> Provenance:
+    return Provenance({**DIGESTS, **digests}, begin, end, {AZIMUTH.text: version})
+
+
+ALL = ["angle", "both", "heat"]
+OF_AZIMUTH = ["angle", "both"]
 
 
 def test_an_exposure_that_was_never_computed_is_stale() -> None:
-    assert due({(20261115, 1): computed(3, 300, 400)}) == [True, False]
+    assert due({(20261115, 1): computed(3, 300, 400)}) == [ALL, []]
 
 
-def test_a_later_commit_makes_stale_what_it_touches_and_nothing_else() -> None:
+def test_a_later_commit_makes_stale_what_it_touches_and_what_reads_it_and_nothing_else() -> None:
     written = {(20261115, 0): computed(3, 100, 200), (20261115, 1): computed(3, 300, 400)}
-    assert due(written, (3, 100, 400)) == [False, False]
-    assert due(written, (4, 200, 250)) == [True, False]
-    assert due(written, (4, 201, 299)) == [False, False]
+    assert due(written, (3, 100, 400)) == [[], []]
+    assert due(written, (4, 200, 250)) == [OF_AZIMUTH, []]
+    assert due(written, (4, 201, 299)) == [[], []]
 
 
-def test_looking_back_counts_as_touching() -> None:
+def test_looking_back_or_ahead_counts_as_touching() -> None:
     written = {(20261115, 0): computed(3, 100, 200), (20261115, 1): computed(3, 300, 400)}
-    assert due(written, (4, 201, 299), before_us=1) == [False, True]
+    assert due(written, (4, 202, 299), reach=(1, 0)) == [[], OF_AZIMUTH]
+    assert due(written, (4, 201, 298), reach=(0, 1)) == [OF_AZIMUTH, []]
 
 
-def test_another_window_or_configuration_makes_stale() -> None:
-    written = {(20261115, 0): computed(3, 100, 201), (20261115, 1): computed(3, 300, 400, "other")}
-    assert due(written, (3, 0, 500)) == [True, True]
+def test_another_window_makes_all_stale_and_another_configuration_what_changed_in_it() -> None:
+    written = {(20261115, 0): computed(3, 100, 201), (20261115, 1): computed(3, 300, 400, heat="other")}
+    assert due(written, (3, 0, 500)) == [ALL, ["heat"]]
+
+
+def test_a_column_that_is_new_in_the_configuration_is_the_only_one_that_is_stale() -> None:
+    was = Provenance({"angle": "a", "both": "b"}, 100, 200, {AZIMUTH.text: 3})
+    assert due({(20261115, 0): was, (20261115, 1): computed(3, 300, 400)}) == [["heat"], []]
+
+
+def test_a_configuration_that_nobody_knows_any_more_makes_all_stale() -> None:
+    was = Provenance({}, 100, 200, {AZIMUTH.text: 3})
+    assert due({(20261115, 0): was, (20261115, 1): computed(3, 300, 400)}) == [ALL, []]
 
 
 def test_a_dataset_that_is_new_in_the_archive_makes_stale() -> None:
-    was = Provenance("d", 100, 200, {})
-    assert due({(20261115, 0): was, (20261115, 1): was}, (0, 150, 160))[0] is True
+    written = {(20261115, 0): Provenance(DIGESTS, 100, 200, {}), (20261115, 1): Provenance(DIGESTS, 300, 400, {})}
+    assert due(written, (0, 150, 160)) == [OF_AZIMUTH, []]
+
+
+def test_a_topic_keeps_its_version_while_a_column_of_it_was_left_as_it_is() -> None:
+    now = {AZIMUTH.text: 9, OTHER.text: 7}
+    some = np.array([True, True, False])
+    assert versions_after({AZIMUTH.text: 3}, now, NEEDS, some) == {AZIMUTH.text: 9}
+    assert versions_after({AZIMUTH.text: 3, OTHER.text: 2}, now, NEEDS, ~some) == {AZIMUTH.text: 3, OTHER.text: 2}
+    assert versions_after({}, now, NEEDS, np.ones(3, dtype=bool)) == now
 
 
 NOW = datetime(2026, 11, 16, 3, tzinfo=UTC)
