@@ -30,7 +30,7 @@ from efd_pipelines.archive.certificates import (
     write_certificate,
 )
 from efd_pipelines.archive.files import DataFile
-from efd_pipelines.archive.ledger import RAW, relative_of, rows_of
+from efd_pipelines.archive.ledger import RAW, LedgerRow, relative_of, rows_of
 from efd_pipelines.archive.slices import expire_guard, seal_guard, slice_guard
 from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table
 from efd_pipelines.errors import ArchiveError, StaleWriter
@@ -182,6 +182,7 @@ def expire(
     policy: str,
     reason: str,
     covered_by: Mapping[str, Any],
+    rows: list[LedgerRow],
     run: str = "",
     last_look: Callable[[], None] | None = None,
 ) -> Mark:
@@ -192,6 +193,7 @@ def expire(
     Args:
         table: `raw`, or a tier.
         certificate: of raw data the week's own, of a tier `certificate_of_tier`.
+        rows: the ledger's rows of the commit are added to them; the table must have been announced (`ledger.py`).
         last_look: called right before the commit; what it raises leaves everything as it was.
 
     Raises:
@@ -211,15 +213,14 @@ def expire(
         covered_by=covered_by,
     )
     marked = replace(certificate, expired=dataclasses.asdict(mark))
-    with archive.ledger.announced(run, [(table, dataset)]) as rows:
-        # Before the guard: whoever sees it raised finds the mark.
-        write_certificate(archive.store, relative, marked)
-        try:
-            made = _commit(archive, table, relative, marked, last_look)
-        except ArchiveError:
-            _take_back(archive.store, relative, certificate, marked)
-            raise
-        rows += rows_of(table, dataset, made)
+    # Before the guard: whoever sees it raised finds the mark.
+    write_certificate(archive.store, relative, marked)
+    try:
+        made = _commit(archive, table, relative, marked, last_look)
+    except ArchiveError:
+        _take_back(archive.store, relative, certificate, marked)
+        raise
+    rows += rows_of(table, dataset, made)
     if _certificate(archive.store, relative, certificate.week) != marked:  # a second sealer was late with its own
         write_certificate(archive.store, relative, marked)
     return mark

@@ -20,12 +20,16 @@ from efd_pipelines.retention.due import Due, due
 from efd_pipelines.retention.pins import pins, turns
 from efd_pipelines.retention.plan import Progress, Refusal, check_pins, judged
 from efd_pipelines.retention.policy import Policy, policy_of
-from efd_pipelines.retention.verification import Refused, still_covered
+from efd_pipelines.retention.verification import Evidence, Refused, Tables, still_covered
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.archive.ledger import LedgerRow
     from efd_pipelines.times import Week
     from efd_pipelines.topics.names import Dataset
+
+_ANNOUNCED = 64
+"""Weeks of datasets whose commits are entered into the ledger together."""
 
 
 @dataclass(slots=True)
@@ -72,51 +76,63 @@ def enforce(
     """
     started = time.monotonic()
     policy = policy_of(archive.settings) if policy is None else policy
-    result = Enforced(policy.name)
     archive.prepare()
     wanted = due(archive, policy, datetime.now(UTC) if now is None else now, datasets=datasets, weeks=weeks)
-    for n, one in enumerate(wanted):
-        if progress:
-            progress(str(one), n, len(wanted))
+    work = _Enforcing(archive, policy, run, Enforced(policy.name))
+    for start in range(0, len(wanted), _ANNOUNCED):
+        part = wanted[start : start + _ANNOUNCED]
+        with archive.ledger.announced(run, {(one.level, one.dataset) for one in part}) as rows:
+            for n, one in enumerate(part):
+                if progress:
+                    progress(str(one), start + n, len(wanted))
+                work.judge_and_let_go(one, rows)
+    work.result.seconds = time.monotonic() - started
+    return work.result
+
+
+class _Enforcing:
+    """One call of `enforce`."""
+
+    def __init__(self, archive: Archive, policy: Policy, run: str, result: Enforced) -> None:
+        self._archive = archive
+        self._policy = policy
+        self._run = run
+        self._tables = Tables(archive)
+        self.result = result
+
+    def judge_and_let_go(self, one: Due, rows: list[LedgerRow]) -> None:
+        """One week of one dataset; adds the commit's ledger rows."""
         try:
-            _let_go(archive, policy, one, run)
+            evidence = judged(self._tables, one, pins(self._archive.store), "values")
+            self._let_go(one, evidence, rows)
         except Refused as error:
-            result.refused.append(Refusal(one, error.kind, error.message, error.remedy))
+            self.result.refused.append(Refusal(one, error.kind, error.message, error.remedy))
         except StaleWriter:
-            result.elsewhere += 1
+            self.result.elsewhere += 1
         else:
-            result.gone.append(one)
-    result.seconds = time.monotonic() - started
-    return result
+            self.result.gone.append(one)
+        self._tables.forget(one.dataset, one.level)
 
+    def _let_go(self, one: Due, evidence: Evidence, rows: list[LedgerRow]) -> None:
+        def last_look() -> None:
+            check_pins(one, pins(self._archive.store))
+            still_covered(Tables(self._archive), one, evidence)
 
-def _let_go(archive: Archive, policy: Policy, one: Due, run: str) -> None:
-    """One week of one dataset.
-
-    Raises:
-        Refused: it may not go.
-        StaleWriter: another was faster.
-    """
-    evidence = judged(archive, one, pins(archive.store), "values")
-
-    def last_look() -> None:
-        check_pins(one, pins(archive.store))
-        still_covered(archive, one, evidence)
-
-    with turns(archive.store, run or "retention"):
-        try:
-            expire(
-                archive,
-                one.level,
-                one.dataset,
-                evidence.certificate,
-                policy=policy.name,
-                reason=one.reason,
-                covered_by=evidence.covered_by,
-                run=run,
-                last_look=last_look,
-            )
-        except (Refused, StaleWriter):
-            raise
-        except ArchiveError as error:
-            raise Refused("unsealed", error.message, remedy=error.remedy) from error
+        with turns(self._archive.store, self._run or "retention"):
+            try:
+                expire(
+                    self._archive,
+                    one.level,
+                    one.dataset,
+                    evidence.certificate,
+                    policy=self._policy.name,
+                    reason=one.reason,
+                    covered_by=evidence.covered_by,
+                    rows=rows,
+                    run=self._run,
+                    last_look=last_look,
+                )
+            except (Refused, StaleWriter):
+                raise
+            except ArchiveError as error:
+                raise Refused("unsealed", error.message, remedy=error.remedy) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from efd_pipelines.retention.due import Due, due, finer
 from efd_pipelines.retention.pins import Pin, pins
 from efd_pipelines.retention.policy import Policy, policy_of
-from efd_pipelines.retention.verification import Depth, Evidence, Refused, verified
+from efd_pipelines.retention.verification import Depth, Evidence, Refused, Tables, verified
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
@@ -86,11 +86,12 @@ def plan(
     found = Plan(policy, at, depth)
     wanted = due(archive, policy, at, datasets=datasets, weeks=weeks)
     held = pins(archive.store) if wanted else []
+    tables = Tables(archive)
     for n, one in enumerate(wanted):
         if progress:
             progress(str(one), n, len(wanted))
         try:
-            judged(archive, one, held, depth, going=_goes_before(one, found.going))
+            judged(tables, one, held, depth, going=_goes_before(one, found.going))
         except Refused as error:
             found.refused.append(Refusal(one, error.kind, error.message, error.remedy))
         else:
@@ -103,7 +104,7 @@ def _goes_before(one: Due, going: Sequence[Due]) -> bool:
     return any((of.level, of.dataset, of.week) == (before, one.dataset, one.week) for of in going)
 
 
-def judged(archive: Archive, one: Due, held: Sequence[Pin], depth: Depth, *, going: bool = False) -> Evidence:
+def judged(tables: Tables, one: Due, held: Sequence[Pin], depth: Depth, *, going: bool = False) -> Evidence:
     """Proof that something that is due may go.
 
     Raises:
@@ -111,7 +112,7 @@ def judged(archive: Archive, one: Due, held: Sequence[Pin], depth: Depth, *, goi
         StoreUnavailable: the store did not answer.
     """
     check_pins(one, held)
-    return verified(archive, one, depth, going=going)
+    return verified(tables, one, depth, going=going)
 
 
 def check_pins(one: Due, held: Iterable[Pin]) -> None:

@@ -4,7 +4,7 @@ Raw records go when every tier of the dataset has the week whole: after them no 
 tier's files must have the bytes that were written, and each window that the raw records make, found anew from their
 times, must be there with its count, and none besides; with `values`, every statistic is computed again and compared. A
 tier goes when the next one has each of its windows: counts add up, and with `values` extremes and first samples agree.
-Nothing is taken on trust: not the ledger, not what a tier recorded. An hour at a time, so that memory stays small.
+Nothing is taken on trust: not the ledger, not what a tier recorded. Some hours at a time: memory stays small.
 What is doubtful is refused with a reason; what is done about it: `plan.py`, `enforce.py`.
 """
 
@@ -36,12 +36,15 @@ from efd_pipelines.tiers.windows import KEYS, find_windows
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.topics.names import Dataset
 
 Depth = Literal["metadata", "counts", "values"]
 """How much is read: tables and certificates; also the times of all rows; also every value."""
 
 _HOUR_US = 3_600_000_000
 _LIST_BYTES = 96 * 1024 * 1024
+_ROWS_AT_ONCE = 200_000
+_CELLS_AT_ONCE = 4_000_000
 _COLUMNS_AT_ONCE = 256
 
 
@@ -67,7 +70,26 @@ class Evidence:
     files: Mapping[str, frozenset[str]]
 
 
-def verified(archive: Archive, one: Due, depth: Depth, *, going: bool = False) -> Evidence:
+class Tables:
+    """The tables of datasets, each opened once: what is found in them is looked at again before anything goes."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self._opened: dict[str, TableSnapshot | None] = {}
+
+    def of(self, dataset: Dataset, level: str) -> TableSnapshot | None:
+        """The table of a level, None where there is none."""
+        relative = self.archive.relative(dataset, level)
+        if relative not in self._opened:
+            self._opened[relative] = open_table(self.archive.store, relative)
+        return self._opened[relative]
+
+    def forget(self, dataset: Dataset, level: str) -> None:
+        """It has been changed: open it anew when it is asked for."""
+        self._opened.pop(self.archive.relative(dataset, level), None)
+
+
+def verified(tables: Tables, one: Due, depth: Depth, *, going: bool = False) -> Evidence:
     """Proof that something that is due may go.
 
     Args:
@@ -78,31 +100,31 @@ def verified(archive: Archive, one: Due, depth: Depth, *, going: bool = False) -
         StoreUnavailable: the store did not answer.
     """
     try:
-        return _raw(archive, one, depth) if one.level == RAW else _tier(archive, one, depth, going)
+        return _raw(tables, one, depth) if one.level == RAW else _tier(tables, one, depth, going)
     except Refused:
         raise
     except ArchiveError as error:
         raise Refused("damaged", error.message, remedy=error.remedy) from error
 
 
-def _opened(archive: Archive, one: Due, level: str) -> TableSnapshot:
-    snapshot = open_table(archive.store, archive.relative(one.dataset, level))
+def _opened(tables: Tables, one: Due, level: str) -> TableSnapshot:
+    snapshot = tables.of(one.dataset, level)
     if snapshot is None:
         raise Refused("uncovered", f"{one.dataset} has no table of {level}", remedy="Build it: `efd tiers run`.")
     return snapshot
 
 
-def _raw(archive: Archive, one: Due, depth: Depth) -> Evidence:
-    snapshot = _opened(archive, one, RAW)
+def _raw(tables: Tables, one: Due, depth: Depth) -> Evidence:
+    snapshot = _opened(tables, one, RAW)
     if is_expired(snapshot, one.week):
         raise Refused("late", "these are late records of a week that has expired; they are kept as they are")
     try:
-        certificate = certified(archive, one.dataset, one.week, snapshot)
+        certificate = certified(tables.archive, one.dataset, one.week, snapshot)
     except ArchiveError as error:
         raise Refused("unsealed", error.message, remedy=error.remedy) from error
     covered, seen = {}, {}
-    for tier in _coarser(archive, one):
-        table = _opened(archive, one, tier.name)
+    for tier in _coarser(tables.archive, one):
+        table = _opened(tables, one, tier.name)
         files = _whole_files(table, one, tier.name, depth)
         windows, records = (
             (0, 0) if depth == "metadata" else _Comparison(snapshot, table, files, one, tier, depth).all()
@@ -112,14 +134,14 @@ def _raw(archive: Archive, one: Due, depth: Depth) -> Evidence:
     return Evidence(certificate, covered, seen)
 
 
-def still_covered(archive: Archive, one: Due, evidence: Evidence) -> None:
+def still_covered(tables: Tables, one: Due, evidence: Evidence) -> None:
     """Looks whether the files by which something was found to be covered still count.
 
     Raises:
         Refused: some do not.
     """
     for level, seen in evidence.files.items():
-        now = {file.path for file in _opened(archive, one, level).files({one.week.key})}
+        now = {file.path for file in _opened(tables, one, level).files({one.week.key})}
         if not seen <= now:
             raise Refused("uncovered", f"{level} was changed while it was looked at")
 
@@ -172,7 +194,7 @@ class _Comparison:
         self._files = raw.files({one.week.key})
         self._arrays = table.description["arrays"]
         self._there = _TierRows(table, files, None if depth == "values" else _keys(table.schema))
-        self._hours = sorted(_hours(self._files) | _hours(files))
+        self._ranges = list(self._together(sorted(_hours(self._files) | _hours(files))))
 
     def all(self) -> tuple[int, int]:
         """Windows and records that agree.
@@ -181,9 +203,9 @@ class _Comparison:
             Refused: some do not.
         """
         windows = records = 0
-        for start_us in self._hours:
-            expected = pa.concat_tables(list(self._expected(start_us, start_us + _HOUR_US)))
-            found = self._there.within(start_us, start_us + _HOUR_US)
+        for start_us, end_us in self._ranges:
+            expected = pa.concat_tables(list(self._expected(start_us, end_us)))
+            found = self._there.within(start_us, end_us)
             what = different(expected, found, keys_only=self._depth == "counts")
             if what:
                 raise Refused("uncovered", f"{self._tier.name} does not agree with the raw records: {what}")
@@ -193,7 +215,7 @@ class _Comparison:
 
     def _expected(self, start_us: int, end_us: int) -> Iterator[pa.Table]:
         window_us = self._tier.window_us
-        step = self._step(start_us, end_us) if self._depth == "values" else _HOUR_US
+        step = self._step(start_us, end_us) if self._depth == "values" else end_us - start_us
         for begin in range(start_us, end_us, step):
             with self._rows(begin, min(begin + step, end_us)) as rows:
                 yield summarise(rows, window_us, self._arrays) if self._depth == "values" else _counted(rows, window_us)
@@ -202,10 +224,23 @@ class _Comparison:
         """How much is summarised at a time: lists are held as a whole."""
         lists = [column.name for column in self._raw.schema if pa.types.is_list(column.type)]
         if not lists:
-            return _HOUR_US
+            return end_us - start_us
         with self._rows(start_us, end_us) as rows:
             pieces = 1 + rows.decoded_bytes(lists) // _LIST_BYTES
-        return -(-_HOUR_US // (pieces * self._tier.window_us)) * self._tier.window_us
+        return -(-(end_us - start_us) // (pieces * self._tier.window_us)) * self._tier.window_us
+
+    def _together(self, hours: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Hours that are looked at together: some rows, and some results."""
+        first: int | None = None
+        rows = 0.0
+        for place, hour in enumerate(hours):
+            first = hour if first is None else first
+            rows += sum(_rows_within(file, hour, hour + _HOUR_US) for file in self._files)
+            cells = min(rows, (hour + _HOUR_US - first) / self._tier.window_us) * len(self._raw.schema)
+            is_last = place + 1 == len(hours)
+            if is_last or rows > _ROWS_AT_ONCE or cells > _CELLS_AT_ONCE:
+                yield first, hour + _HOUR_US
+                first, rows = None, 0.0
 
     def _rows(self, start_us: int, end_us: int) -> ArchivedRows:
         files = [file for file in self._files if _touches(file, start_us, end_us)]
@@ -226,6 +261,14 @@ def _counted(rows: ArchivedRows, window_us: int) -> pa.Table:
 
 def _keys(schema: pa.Schema) -> pa.Schema:
     return pa.schema([column for column in schema if column.name in ("time", "salIndex", "count")])
+
+
+def _rows_within(file: DataFile, start_us: int, end_us: int) -> float:
+    """About how many rows of a file lie in a time range."""
+    if file.time_min_us is None or file.time_max_us is None:
+        return float(file.rows)
+    overlap = min(file.time_max_us + 1, end_us) - max(file.time_min_us, start_us)
+    return file.rows * max(0, overlap) / (file.time_max_us - file.time_min_us + 1)
 
 
 def _touches(file: DataFile, start_us: int, end_us: int) -> bool:
@@ -270,15 +313,15 @@ class _TierRows:
         return self._last[1]
 
 
-def _tier(archive: Archive, one: Due, depth: Depth, going: bool) -> Evidence:
+def _tier(tables: Tables, one: Due, depth: Depth, going: bool) -> Evidence:
     """A tier's week, against the next tier's."""
-    raw = _opened(archive, one, RAW)
+    raw = _opened(tables, one, RAW)
     before = finer(one.level)
-    if not going and before is not None and not _has_gone(archive, one, before, raw):
+    if not going and before is not None and not _has_gone(tables, one, before, raw):
         raise Refused("finer", f"{before} of this week is still there, and goes first")
-    table, coarser = _opened(archive, one, one.level), _coarser(archive, one)[0]
+    table, coarser = _opened(tables, one, one.level), _coarser(tables.archive, one)[0]
     files = _whole_files(table, one, one.level, depth)
-    above = _opened(archive, one, coarser.name)
+    above = _opened(tables, one, coarser.name)
     others = _whole_files(above, one, coarser.name, depth)
     windows = records = 0
     if depth != "metadata":
@@ -289,10 +332,10 @@ def _tier(archive: Archive, one: Due, depth: Depth, going: bool) -> Evidence:
     return Evidence(certificate, covered, {coarser.name: frozenset(file.path for file in others)})
 
 
-def _has_gone(archive: Archive, one: Due, level: str, raw: TableSnapshot) -> bool:
+def _has_gone(tables: Tables, one: Due, level: str, raw: TableSnapshot) -> bool:
     if level == RAW:
         return is_expired(raw, one.week)
-    table = open_table(archive.store, archive.relative(one.dataset, level))
+    table = tables.of(one.dataset, level)
     return table is not None and is_expired(table, one.week)
 
 
