@@ -123,12 +123,23 @@ def first_batch(files: Sequence[DataFile], most_bytes: int) -> list[DataFile]:
 
 
 def sort_rows(table: pa.Table) -> pa.Table:
-    """Rows by (salIndex, time, source, partition, offset), as every file has them."""
+    """Rows by (salIndex, time, source, partition, offset), as every file has them.
+
+    Those of history have no offset: of one time and source they are in the order of their values, column by column.
+    """
     there = set(table.schema.names)
     names = [name for name in _ORDER if name in there]
     if not names or table.num_rows < 2 or _is_sorted(table, names):
         return table
+    names += _breaking_ties(table, names)
     return table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in names]))
+
+
+def _breaking_ties(table: pa.Table, names: Sequence[str]) -> list[str]:
+    """The columns that tell rows without an offset apart; lists have no order."""
+    if "kafka_offset" not in names or not table["kafka_offset"].null_count:
+        return []
+    return sorted(of.name for of in table.schema if of.name not in names and not pa.types.is_list(of.type))
 
 
 def _is_sorted(table: pa.Table, names: Sequence[str]) -> bool:

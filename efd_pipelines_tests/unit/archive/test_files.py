@@ -43,6 +43,20 @@ def test_rows_come_in_the_order_of_the_keys(rows: list[Any], is_sorted: bool) ->
     assert sort_rows(table).equals(expected)
 
 
+def test_rows_of_history_that_tie_are_in_the_order_of_their_values() -> None:
+    """They have no offset: without an order of their own the same points would give other bytes in other batches."""
+    rng = np.random.default_rng(1)
+    table = table_of([(0, 1 + n // 40, "influx:efd", None, None) for n in range(120)])
+    table = table.append_column("value", pa.array(rng.choice([0.5, None, 2.5], 120)))
+    table = table.append_column("private_seqNum", pa.array(rng.permutation(120)))
+    table = table.append_column("name", pa.array(rng.choice(["a", "b", None], 120)))
+    table = table.append_column("some", pa.array([[n] for n in range(120)]))
+    expected = sort_rows(table)
+    for _ in range(3):
+        assert sort_rows(table.take(pa.array(rng.permutation(120)))).equals(expected)
+    assert expected["time"].to_pylist() == table["time"].to_pylist()
+
+
 def test_rows_without_a_time_are_sorted_too() -> None:
     table = table_of([(0, 1, "a", 0, 2), (0, 1, "a", 0, 1)])
     table = table.set_column(0, "time", pa.nulls(2, pa.timestamp("us", tz="UTC")))
