@@ -30,6 +30,7 @@ from efd_pipelines.cli import (
     quarantine,
     reindex,
     reports,
+    retention,
     seal,
     simulate,
     tiers,
@@ -59,6 +60,7 @@ reindex.add_to(archive.app)
 app.add_typer(tiers.app, name="tiers")
 app.add_typer(exposures.app, name="exposures")
 app.add_typer(reports.app, name="report")
+app.add_typer(retention.app, name="retention")
 exports.add_to(app)
 app.add_typer(config.app, name="config")
 
