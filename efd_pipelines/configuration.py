@@ -31,7 +31,6 @@ from efd_pipelines.topics.names import Dataset, Kind, match
 
 DEFAULT_FILE = Path(__file__).with_name("default.yaml")
 OTHER_SUBSYSTEM = "other"
-_NOT_PUBLISHED = ("window_size", "first_private_*")
 
 SliceUnitName = Literal["hour", "day", "week"]
 
@@ -119,7 +118,7 @@ class InfluxPolicy(_Section):
 
     topics: TopicSelection = TopicSelection()
     kinds: tuple[Kind, ...] = (Kind.TELEMETRY,)
-    fields: FieldSelection = FieldSelection()
+    fields: FieldSelection = FieldSelection(exclude=("window_size", "first_private_*"))
     database: str = "efd_{subsystem}_{year}"
     retention_policy: str = Field(default="autogen", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     retention_days: float | None = Field(default=90.0, ge=1.0)
@@ -141,10 +140,8 @@ class Publishing(_Section):
     """What is published, where EFD_INFLUX_URL is set; each into databases of its own."""
 
     compression: Literal["auto", "always", "never"] = "auto"
-    influx_1s: InfluxPolicy = InfluxPolicy(fields=FieldSelection(exclude=_NOT_PUBLISHED))
-    influx_1m: InfluxPolicy = InfluxPolicy(
-        fields=FieldSelection(exclude=_NOT_PUBLISHED), database="efd_1m_{subsystem}_{year}", retention_days=365.0
-    )
+    influx_1s: InfluxPolicy = InfluxPolicy()
+    influx_1m: InfluxPolicy = InfluxPolicy(database="efd_1m_{subsystem}_{year}", retention_days=365.0)
     influx_events: InfluxPolicy = InfluxPolicy(
         kinds=(Kind.EVENT, Kind.COMMAND, Kind.ACK), database="efd_events_{subsystem}_{year}", retention_days=365.0
     )
