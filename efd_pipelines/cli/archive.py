@@ -215,7 +215,8 @@ def gaps(topics: Datasets = None, strict: Strict = False, as_json: AsJson = Fals
     """List what Kafka had no more, and who still has it.
 
     `in_kafka` counts the offsets that Kafka can still give, `in_history` the points that InfluxDB's history has
-    between `from` and `to`; nothing where the one or the other is not set or does not answer.
+    between `from` and `to`, `in_files` those in files of line protocol (EFD_HISTORY_LINES); nothing where one of them
+    is not set or does not answer.
     """
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.audit import gaps as recorded

@@ -15,7 +15,7 @@ from efd_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
-    from efd_pipelines.history.healing import Estimate, HealResult
+    from efd_pipelines.history.results import Estimate, HealResult
     from efd_pipelines.history.sources import HistorySource
     from efd_pipelines.settings import Settings
     from efd_pipelines.times import Week
@@ -95,7 +95,7 @@ def parse_weeks(text: str) -> list[Week]:
 
 
 def _source(settings: Settings, kind: str, path: Path | None, component: str, weeks: list[Week]) -> Any:
-    from efd_pipelines.history.healing import lines_of
+    from efd_pipelines.history.configured import lines_of
     from efd_pipelines.history.influx import InfluxHistory
 
     if kind == "influx":

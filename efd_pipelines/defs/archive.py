@@ -107,7 +107,8 @@ def _drain_partitions(
 ) -> int | None:
     """Reads the components' backlog, and says when; what only the history can have goes without it."""
     from efd_pipelines.archive.drain import drain
-    from efd_pipelines.history.healing import KAFKA_KEEPS, is_configured
+    from efd_pipelines.history.configured import is_configured
+    from efd_pipelines.history.healing import KAFKA_KEEPS
 
     now = datetime.now(UTC)
     has_kafka = archive.settings.kafka_bootstrap and any(one.week.end + KAFKA_KEEPS > now for one in partitions)

@@ -16,12 +16,13 @@ import dagster as dg
 from pydantic import Field
 
 from efd_pipelines.defs.metadata import Metadata, megabytes
-from efd_pipelines.partitions import ComponentWeek, known_components
+from efd_pipelines.errors import InfluxUnavailable
+from efd_pipelines.partitions import ComponentWeek, add_components, known_components
 from efd_pipelines.times import Week, parse_time
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
-    from efd_pipelines.history.healing import HealResult
+    from efd_pipelines.history.results import HealResult
 
 POOL = "history"
 """Runs that heal: not Kafka's pool, whose places the live drains need, since healing a week may take hours."""
@@ -60,7 +61,8 @@ def heal_partitions(
     drained_us: int | None,
 ) -> dict[str, Metadata]:
     """Heals the partitions, the newest weeks first; what was done, by component. Nothing where there is no history."""
-    from efd_pipelines.history.healing import heal, is_configured
+    from efd_pipelines.history.configured import is_configured
+    from efd_pipelines.history.healing import heal
 
     if not is_configured(archive.settings):
         return {}
@@ -117,7 +119,7 @@ def next_runs(
     instance: dg.DagsterInstance, archive: "Archive", now: datetime, components: Collection[str] | None = None
 ) -> list[dg.RunRequest] | str:
     """The runs to submit now; or why there are none."""
-    from efd_pipelines.history.healing import is_configured
+    from efd_pipelines.history.configured import is_configured
     from efd_pipelines.history.planning import Window, asks_until, next_weeks
 
     settings = archive.settings
@@ -129,10 +131,28 @@ def next_runs(
     until = None if window is None else asks_until(settings, now, _spent(instance, window[0]))
     if until is None:
         return f"It is outside {settings.history_window} UTC, or {settings.history_budget_h:g} h were used today."
-    names = known_components(instance) if components is None else components
+    try:
+        names = _components(instance, archive) if components is None else components
+    except InfluxUnavailable as error:
+        return f"{error.message}. {error.remedy}"
     due = islice(next_weeks(archive, names, Week.parse(settings.history_first_week), now=now), RUNS_AT_ONCE)
     requests = [_request(ComponentWeek(component, week), until, now) for component, week in due]
     return requests or "Every week has been asked for."
+
+
+def _components(instance: dg.DagsterInstance, archive: "Archive") -> list[str]:
+    """All components that there are partitions of, or rows, or measurements in InfluxDB's history: it has those, too,
+    that left before there was an archive. They get partitions. Files are not looked at: reading them takes too long."""
+    from efd_pipelines.history.influx import InfluxHistory
+
+    covers = archive.settings.configuration.topics.covers
+    found = set(archive.datasets())
+    if archive.settings.history_influx_url:
+        # A tick has a minute: it does not wait for a server that does not answer.
+        with InfluxHistory(archive.settings, sleep=lambda seconds: None) as history:
+            found |= history.datasets()
+    add_components(instance, {dataset.component for dataset in found if covers(dataset)})
+    return known_components(instance)
 
 
 def _request(partition: ComponentWeek, until: datetime, now: datetime) -> dg.RunRequest:

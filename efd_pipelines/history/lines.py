@@ -86,6 +86,10 @@ class LineHistory:
     def about(self, dataset: Dataset, intervals: Sequence[Interval]) -> int:
         return sum(self._read().count(dataset, interval) for interval in intervals)
 
+    def count(self, dataset: Dataset, interval: Interval) -> int:
+        """How many points there are."""
+        return self._read().count_points(dataset, interval)
+
     def pieces(self, dataset: Dataset, interval: Interval) -> Iterator[Piece]:
         spill = self._read()
         there = spill.extent(dataset, interval)
@@ -180,6 +184,13 @@ class _Spill:
         if dataset not in self.datasets:
             return 0
         return int(self._within(dataset, interval).select(pl.len()).collect().item())
+
+    def count_points(self, dataset: Dataset, interval: Interval) -> int:
+        """How many times and tags these are of."""
+        if dataset not in self.datasets:
+            return 0
+        points = self._within(dataset, interval).select("time", "tags").unique()
+        return int(points.select(pl.len()).collect().item())
 
     def extent(self, dataset: Dataset, interval: Interval) -> Interval | None:
         """From the first to after the last value within the interval, None where there is none."""

@@ -24,7 +24,8 @@ from efd_pipelines.archive.reindex import reindex
 from efd_pipelines.archive.sealing import seal, unsealed_weeks
 from efd_pipelines.avro.compiled import Compiled
 from efd_pipelines.errors import EfdError
-from efd_pipelines.history import healing, influx, turns
+from efd_pipelines.history import answers, influx, turns
+from efd_pipelines.history.healing import heal
 from efd_pipelines.kafka import registry
 from efd_pipelines.settings import Settings
 from efd_pipelines.simulator.everything import random_series
@@ -98,11 +99,11 @@ def heal_all(settings: Settings, *, weeks: Sequence[str], lines: bool = False, r
 
     In pieces and commits that are small enough for some of them to come before the strike, and some after it.
     """
-    influx.VALUES_OF_A_PIECE, healing._COMMIT_BYTES = 300, 2_000
+    influx.VALUES_OF_A_PIECE, answers.COMMIT_BYTES = 300, 2_000
     if lines:
         settings = settings.model_copy(update={"history_influx_url": None})
     wanted = [Week.parse(week) for week in weeks]
-    result = healing.heal(Archive(settings), settings, component="Heal", weeks=wanted, run=run)
+    result = heal(Archive(settings), settings, component="Heal", weeks=wanted, run=run)
     return {"rows": result.rows, "known": result.known}
 
 

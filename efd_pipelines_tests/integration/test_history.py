@@ -21,10 +21,11 @@ from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import verify
 from efd_pipelines.archive.drain import drain
 from efd_pipelines.archive.reading import count_once
-from efd_pipelines.history import healing
+from efd_pipelines.history import answers, healing
 from efd_pipelines.history import influx as influx_module
 from efd_pipelines.history.asked import finished_weeks
-from efd_pipelines.history.healing import heal, lines_of
+from efd_pipelines.history.configured import lines_of
+from efd_pipelines.history.healing import heal
 from efd_pipelines.history.turns import NAME
 from efd_pipelines.servers.influxdb import InfluxServer
 from efd_pipelines.servers.kafka import KafkaServer
@@ -172,7 +173,7 @@ def expire(kafka: KafkaServer, topic: str) -> None:
 def test_a_run_whose_time_is_up_goes_on_at_the_next(
     sent: Archive, lost: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(healing, "_COMMIT_BYTES", 10_000)
+    monkeypatch.setattr(answers, "COMMIT_BYTES", 10_000)
     monkeypatch.setattr(influx_module, "FIRST_PIECE_US", 5_000_000)
     monkeypatch.setattr(influx_module, "VALUES_OF_A_PIECE", 500)
     # Time is up at every ninth look, however fast the machine is.

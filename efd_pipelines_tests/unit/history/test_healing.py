@@ -13,9 +13,10 @@ from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import verify
 from efd_pipelines.archive.tables import commit
 from efd_pipelines.history.asked import Asked, finished_weeks
-from efd_pipelines.history.healing import HealResult, estimate, heal
+from efd_pipelines.history.healing import estimate, heal
 from efd_pipelines.history.intervals import Interval, seconds_of
 from efd_pipelines.history.lines import LineHistory
+from efd_pipelines.history.results import HealResult
 from efd_pipelines.history.sources import HistorySource, Piece
 from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
