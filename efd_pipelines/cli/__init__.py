@@ -27,6 +27,7 @@ from efd_pipelines.cli import (
     demo,
     exports,
     exposures,
+    publish,
     quarantine,
     reindex,
     reports,
@@ -58,6 +59,7 @@ backfill.add_to(archive.app)
 seal.add_to(archive.app)
 reindex.add_to(archive.app)
 app.add_typer(tiers.app, name="tiers")
+app.add_typer(publish.app, name="publish")
 app.add_typer(exposures.app, name="exposures")
 app.add_typer(reports.app, name="report")
 app.add_typer(retention.app, name="retention")

@@ -11,10 +11,14 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from efd_pipelines.errors import InfluxUnavailable
+from efd_pipelines.publishing.policy import PUBLICATIONS, Publication
 from efd_pipelines.publishing.server import AUTOGEN, Destination, Influx, column, quoted, refusal
+
+if TYPE_CHECKING:
+    from efd_pipelines.archive.archive import Archive
 
 _DAY_S = 86_400.0
 _WEEK_S = 7 * _DAY_S
@@ -87,6 +91,40 @@ def stores(influx: Influx, database: str | None = None) -> list[Store]:
     return sorted(
         (one for one in found if database in (None, one.destination.database)), key=lambda one: one.destination
     )
+
+
+def compared(archive: Archive, influx: Influx) -> list[tuple[Store, str, float | None, bool]]:
+    """What the server has, by the databases' names ours or not: publication, days it should be kept for, whether it is.
+
+    What belongs to no publication is right as it is, and has "".
+    """
+    found: list[tuple[Store, str, float | None, bool]] = []
+    for one in stores(influx):
+        publication = _publication_of(archive, one.destination)
+        if publication is None:
+            found.append((one, "", None, True))
+        else:
+            days = publication.policy.retention_days
+            found.append((one, publication.name, days, one.retention_days == days and one.is_mapped))
+    return found
+
+
+def apply(archive: Archive, influx: Influx) -> list[Destination]:
+    """Gives what is published the retention that the configuration says; which destinations changed."""
+    changed = [one for one, _, _, is_right in compared(archive, influx) if not is_right]
+    for one in changed:
+        publication = _publication_of(archive, one.destination)
+        assert publication is not None
+        ensure(influx, one.destination, publication.policy.retention_days)
+    return [one.destination for one in changed]
+
+
+def _publication_of(archive: Archive, destination: Destination) -> Publication | None:
+    """The publication that a database is of, by its name; the one whose name says more where two could be."""
+    configuration = archive.settings.configuration
+    every = [Publication.named(name, configuration) for name in PUBLICATIONS]
+    fitting = [one for one in every if one.may_have(destination)]
+    return max(fitting, key=lambda one: len(one.policy.database), default=None)
 
 
 def drop(influx: Influx, destination: Destination) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from efd_pipelines.archive.ledger import RAW
-from efd_pipelines.configuration import Configuration, InfluxPolicy
+from efd_pipelines.configuration import OTHER_SUBSYSTEM, Configuration, InfluxPolicy
 from efd_pipelines.errors import UsageError
 from efd_pipelines.publishing.server import Destination
 from efd_pipelines.tiers.tier import TIERS, Tier, aggregated
@@ -80,9 +80,14 @@ class Publication:
         component = re.sub(r"[^A-Za-z0-9_.-]", "-", dataset.component)
         return self.policy.database.format(subsystem=subsystem, component=component, year=year)
 
-    @property
-    def is_by_year(self) -> bool:
-        return "{year" in self.policy.database
+    def may_have(self, destination: Destination) -> bool:
+        """Whether a destination has a name that this publication gives: with any component, a known subsystem."""
+        subsystems = "|".join(map(re.escape, (*self.configuration.subsystems, OTHER_SUBSYSTEM)))
+        parts = re.split(r"(\{[^}]*\})", self.policy.database)
+        kinds = {"s": f"(?:{subsystems})", "c": r"[A-Za-z0-9_.-]+", "y": r"\d{4}"}
+        pattern = "".join(kinds[part[1]] if part.startswith("{") else re.escape(part) for part in parts)
+        is_named = re.fullmatch(pattern, destination.database) is not None
+        return is_named and destination.retention_policy == self.policy.retention_policy
 
     def oldest_us(self, now: datetime) -> int:
         """Before this, points have run out: they are not published, and may be gone."""
