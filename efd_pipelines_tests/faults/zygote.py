@@ -9,6 +9,7 @@ worker, holds the worker's gate (`gate.py`) and tells the harness how it went. W
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -175,6 +176,9 @@ def main() -> None:
     importlib.import_module("efd_pipelines_tests.faults.deeds").warm()
     _share_what_s3_clients_read()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # What was imported is no worker's garbage: looking through it would copy every page of it.
+    gc.collect()
+    gc.freeze()
     control.sendall(b"r")
     while True:
         data, received, _, _ = socket.recv_fds(control, 1, 1)
