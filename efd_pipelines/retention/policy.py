@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.errors import SettingsError
 from efd_pipelines.tiers.tier import TIERS
 from efd_pipelines.topics.names import Dataset, match, nearest
@@ -30,6 +29,7 @@ from efd_pipelines.topics.names import Dataset, match, nearest
 if TYPE_CHECKING:
     from efd_pipelines.settings import Settings
 
+RAW = "raw"
 LEVELS = (RAW, *TIERS)
 """What is kept for a time, the finest first: raw records, then the tiers by their windows."""
 
@@ -104,17 +104,19 @@ def policy_of(settings: Settings) -> Policy:
     Raises:
         PolicyError: there is no such policy, or it is wrong.
     """
+    return read_policy(name_of(settings))
+
+
+def name_of(settings: Settings) -> str:
+    """The name or file of a deployment's policy; the configuration's file is beside it."""
     if settings.retention is not None:
-        return read_policy(settings.retention)
-    beside = None if settings.config is None else Path(settings.config).parent
-    return read_policy(settings.configuration.retention.policy, beside=beside)
+        return settings.retention
+    name = settings.configuration.retention.policy
+    return name if name in shipped() or settings.config is None else str(Path(settings.config).parent / name)
 
 
-def read_policy(name: str, *, beside: Path | None = None) -> Policy:
+def read_policy(name: str) -> Policy:
     """A shipped policy by its name, or one of a file.
-
-    Args:
-        beside: the directory that a relative path begins at; the working directory by default.
 
     Raises:
         PolicyError: there is no such policy, or it is wrong.
@@ -127,7 +129,7 @@ def read_policy(name: str, *, beside: Path | None = None) -> Policy:
             f"There is no retention policy {name!r}{nearest(name, shipped())}",
             remedy=f"There are {', '.join(shipped())}; a file of your own ends in .yaml.",
         )
-    path = Path(name) if beside is None else beside / name
+    path = Path(name)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -207,6 +209,7 @@ class _Reading:
         for level in (level for level in LEVELS if level not in given):
             if general is None:
                 self._wrong(node, f"{where}.{level}", "is missing; write `for ever` to keep it")
+                keep[level] = None
                 continue
             finer = [keep[other] for other in LEVELS[: LEVELS.index(level)]]
             keep[level] = functools.reduce(_longer, finer, general[level])

@@ -19,6 +19,7 @@ from efd_pipelines.archive.expiry import Mark, is_expired, read_mark
 from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.archive.reading import read_file
 from efd_pipelines.archive.tables import open_table
+from efd_pipelines.retention.policy import LEVELS
 from efd_pipelines.tiers.tier import Tier
 from efd_pipelines.tiers.windows import KEYS, find_windows
 from efd_pipelines.times import Week, from_microseconds
@@ -40,6 +41,9 @@ _GONE = """
            max("at") FILTER (is_expiry) AS "at", any_value(run) FILTER (is_expiry) AS run, sum(rows)::BIGINT AS late
     FROM of GROUP BY ALL HAVING bool_or(is_expiry) ORDER BY "at", level, dataset, week
 """
+
+
+_HELD = 'SELECT "table", dataset, week FROM ledger GROUP BY ALL HAVING sum(rows) > 0'
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,20 @@ def late_windows(archive: Archive, dataset: Dataset, week: Week, tier: Tier) -> 
     return [
         LateWindow(dataset.text, week.key, from_microseconds(time_us), sal_index, count)
         for time_us, sal_index, count in zip(found.time_us.tolist(), indices, found.counts.tolist(), strict=True)
+    ]
+
+
+def without_tiers(archive: Archive, found: Collection[Gone]) -> list[Gone]:
+    """Those of which no coarser level has rows of the week: they are nowhere any more.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    held = {tuple(row.values()) for row in archive.ledger.sql(_HELD).to_pylist()}
+    return [
+        one
+        for one in found
+        if not any((level, one.topic, one.week) in held for level in LEVELS[LEVELS.index(one.level) + 1 :])
     ]
 
 
