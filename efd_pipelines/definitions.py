@@ -11,8 +11,11 @@ import dagster as dg
 from efd_pipelines.configuration import Configuration
 
 
-def build_defs(configuration: Configuration, **resources: object) -> dg.Definitions:
-    """The definitions of a configuration; `resources` replace those of the deployment, for tests."""
+def build_defs(configuration: Configuration, *, policy: str | None = None, **resources: object) -> dg.Definitions:
+    """The definitions of a configuration; `resources` replace those of the deployment, for tests.
+
+    `policy` is that of retention, where another than the configuration's is in force.
+    """
     # Dagster's version is pinned: that a feature may change says nothing here, a hundred times a day.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     from efd_pipelines.defs import (
@@ -21,6 +24,7 @@ def build_defs(configuration: Configuration, **resources: object) -> dg.Definiti
         exposures,
         jobs,
         reports,
+        retention,
         schedules,
         sealing,
         sensors,
@@ -39,9 +43,9 @@ def build_defs(configuration: Configuration, **resources: object) -> dg.Definiti
     ]
     return dg.Definitions(
         assets=[*fixed, *exposures.exposure_assets(configuration.exposures)],
-        asset_checks=[checks.archive_checks],
+        asset_checks=[checks.archive_checks, retention.expired_is_covered],
         jobs=jobs.JOBS,
-        schedules=schedules.SCHEDULES,
+        schedules=[*schedules.SCHEDULES, retention.expire_schedule(configuration, policy)],
         sensors=sensors.SENSORS,
         resources={"deployment": Deployment(), **resources},
         # A run works many topics side by side by itself; a process per step costs 3 s more each.
@@ -52,6 +56,8 @@ def build_defs(configuration: Configuration, **resources: object) -> dg.Definiti
 @dg.definitions
 def defs() -> dg.Definitions:
     """What Dagster asks for."""
+    from efd_pipelines.retention.policy import name_of
     from efd_pipelines.settings import load_settings
 
-    return build_defs(load_settings().configuration)
+    settings = load_settings()
+    return build_defs(settings.configuration, policy=name_of(settings))

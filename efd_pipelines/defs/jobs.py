@@ -17,6 +17,7 @@ from efd_pipelines.defs.exports import export_dataset, export_if_asked
 from efd_pipelines.defs.exposures import join_new_exposures
 from efd_pipelines.defs.maintenance import complete_ledger, forget_old_runs
 from efd_pipelines.defs.reports import report_storage, storage_throughput
+from efd_pipelines.defs.retention import expire, expired_is_covered
 from efd_pipelines.defs.sealing import clean_archive, merge_slices, seal_weeks
 from efd_pipelines.defs.sources import discover_topics
 from efd_pipelines.defs.tiers import summarise_tier, tier_1s
@@ -91,7 +92,7 @@ def daily_round() -> None:
 
 verify = dg.define_asset_job(
     "verify",
-    selection=dg.AssetSelection.checks(archive_checks),
+    selection=dg.AssetSelection.checks(archive_checks, expired_is_covered),
     description="Asks whether last night is archived, and whether anything was lost, doubled or could not be read.",
     tags=_LIVE,
 )
@@ -127,5 +128,6 @@ JOBS: list[Any] = [
     backfill_archive,
     heal_archive,
     daily_round,
+    expire,
     replay_dead_letters,
 ]

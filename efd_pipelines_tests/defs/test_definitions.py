@@ -37,13 +37,14 @@ JOBS = {
     "backfill_archive",
     "heal_archive",
     "daily_round",
+    "expire",
     "replay_dead_letters",
 }
 SENSORS = {"discover", "drain", "summarise", "join"}
-SCHEDULES = {"weekly_report", "daily_round", "verify", "merge", "heal_history"}
+SCHEDULES = {"weekly_report", "daily_round", "verify", "merge", "heal_history", "expire"}
 GROUPS = {"sources", "archive", "tiers", "exposures", "reports"}
 EXTERNAL = {"kafka", "cdb_lsstcam/exposure"}
-CHECKS = {"last_night", "no_gaps", "no_dead_letters", "no_clock_errors", "every_record_once"}
+CHECKS = {"last_night", "no_gaps", "no_dead_letters", "no_clock_errors", "every_record_once", "expired_is_covered"}
 
 _LOAD = """
 import socket
@@ -103,7 +104,8 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
 def test_what_feeds_the_archive_is_on_from_the_start(definitions: dg.Definitions) -> None:
     repository = definitions.get_repository_def()
     assert all(sensor.default_status is dg.DefaultSensorStatus.RUNNING for sensor in repository.sensor_defs)
-    assert all(schedule.default_status is dg.DefaultScheduleStatus.RUNNING for schedule in repository.schedule_defs)
+    feeding = [schedule for schedule in repository.schedule_defs if schedule.name != "expire"]
+    assert all(schedule.default_status is dg.DefaultScheduleStatus.RUNNING for schedule in feeding)
     assert all(sensor.description for sensor in repository.sensor_defs)
     assert all(schedule.description for schedule in repository.schedule_defs)
 
