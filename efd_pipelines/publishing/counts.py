@@ -91,7 +91,7 @@ def compare(
     weeks: Collection[str] | None = None,
     now: datetime | None = None,
 ) -> list[Published]:
-    """Published weeks with what the server has of each; those of which part has run out, without.
+    """Published weeks with what the server has of each; without, where part has run out or is just being written.
 
     Raises:
         InfluxUnavailable: it does not answer.
@@ -106,7 +106,15 @@ def compare(
             if key not in counts:
                 counts[key] = _counted(influx, destination, one.week)
     rows = _rows(archive, publication, influx.url, {one.dataset for one in wanted})
-    return [_with_counts(publication, one, counts, rows) if one.week.start_us >= oldest_us else one for one in every]
+    found = [_with_counts(publication, one, counts, rows) if one.week.start_us >= oldest_us else one for one in every]
+    moving = {one.dataset for one in found if not one.is_equal and _is_moving(archive, publication, influx.url, one)}
+    return [replace(one, there=None, rows=None) if one.dataset in moving else one for one in found]
+
+
+def _is_moving(archive: Archive, publication: Publication, url: str, one: Published) -> bool:
+    """Whether points are being written just now, or have been since they were counted."""
+    records = Records(archive.store, publication.place(url), one.dataset)
+    return records.is_moving() or records.counts().get(one.week.key, 0) != one.published
 
 
 def _with_counts(

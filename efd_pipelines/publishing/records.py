@@ -135,9 +135,13 @@ class Records:
     def published_from(self, part: Slice) -> int:
         return max(self.reached(from_id(part)), -1)
 
+    def is_moving(self) -> bool:
+        """Whether a process writes just now, or died while it did."""
+        return self.reached(INTENT) != self.reached(DONE)
+
     def interrupted(self) -> Interrupted | None:
         """What was about to be written when a process died; None where none did."""
-        if self.snapshot is None or self.reached(INTENT) == self.reached(DONE):
+        if self.snapshot is None or not self.is_moving():
             return None
         made = next(iter(read_log(self._store, self.relative, self.snapshot.version)), None)
         note: Mapping[str, Any] = {} if made is None else made.note

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +15,19 @@ import pyarrow as pa
 import pytest
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.tables import commit
+from efd_pipelines.errors import InfluxUnavailable
+from efd_pipelines.publishing import administration, counts
+from efd_pipelines.publishing.influx import LineWriter
+from efd_pipelines.publishing.lines import serialise
+from efd_pipelines.publishing.policy import Publication
 from efd_pipelines.publishing.publish import PublishResult, publish
-from efd_pipelines.publishing.server import Destination, Influx
+from efd_pipelines.publishing.server import Destination, Influx, InfluxFull, PublishingRefused
 from efd_pipelines.servers.influxdb import InfluxServer
+from efd_pipelines.settings import load_settings
 from efd_pipelines.tiers.build import build_tier
 from efd_pipelines.tiers.tier import TIERS
+from efd_pipelines_tests.integration.flaky_influx import Answer, flaky
 from efd_pipelines_tests.unit.publishing.builders import (
     EVENT,
     FAST,
@@ -120,3 +132,202 @@ def test_events_of_one_microsecond_are_points_of_their_own(archive: Archive, ser
         ("2", MONDAY_US * 1000): "other device",
         ("1", MONDAY_US * 1000 + 1000): "d",
     }
+
+
+def test_points_that_are_gone_are_deleted_and_no_others(archive: Archive, server: Influx, unique: str) -> None:
+    times = [MONDAY_US, MONDAY_US, MONDAY_US + 5]
+    first = rows(times, {"text": ["a", "b", "c"], "extra": [1, 2, 3]}, sal_index=[1, 1, 1])
+    archive_rows(archive, EVENT, first)
+    run(archive, server, "influx_events")
+    # An earlier one arrives: all of the microsecond move up by one; and it lacks a field that its place had before.
+    late = rows(times[:1], {"text": ["before a"]}, sal_index=[1], first_offset=-5)
+    archive_rows(archive, EVENT, late)
+    result = run(archive, server, "influx_events")
+    assert (result.points, result.unchanged) == (3, 0)  # what is beyond the late record's time was not looked at
+    found = points_of(server, database(unique, "_events"), EVENT.text)
+    assert [found["1", MONDAY_US * 1000 + n].get("text") for n in range(3)] == ["before a", "a", "b"]
+    assert [found["1", MONDAY_US * 1000 + n].get("extra") for n in range(3)] == [None, 1, 2]
+    # The commit that brought it is taken back, as healing does with rows that another source has.
+    snapshot = archive.snapshot(EVENT)
+    of_late = [file for file in snapshot.files() if file.rows == 1]
+    commit(
+        archive.store,
+        snapshot.relative,
+        snapshot,
+        remove=of_late,
+        transactions={},
+        schema=snapshot.schema,
+        note={"kind": "fill", "run": "test"},
+    )
+    archive.ledger.catch_up([("raw", EVENT)])
+    assert run(archive, server, "influx_events").deleted == 1
+    found = points_of(server, database(unique, "_events"), EVENT.text)
+    assert {key[1] - MONDAY_US * 1000: (point["text"], point["extra"]) for key, point in found.items()} == {
+        0: ("a", 1),
+        1: ("b", 2),
+        5000: ("c", 3),
+    }
+
+
+def test_a_database_that_was_dropped_is_published_again(archive: Archive, server: Influx, unique: str) -> None:
+    archive_rows(archive, FAST, fast_rows(MONDAY_US, 100))
+    archive_rows(archive, SLOW, rows([MONDAY_US], {"t": [1.5]}, sal_index=[1]))
+    build_tier(archive, TIERS["1s"])
+    run(archive, server, "influx_1s")
+    before = points_of(server, database(unique), FAST.text)
+    administration.drop(server, database(unique))
+    result = run(archive, server, "influx_1s", datasets=[SLOW])  # whatever is asked for: nobody else would notice
+    assert result.created == [database(unique).bucket]
+    assert points_of(server, database(unique), FAST.text) == before
+    publication = Publication.named("influx_1s", archive.settings.configuration)
+    assert all(one.is_equal and one.there for one in counts.compare(archive, server, publication))
+
+
+def test_counts_tell_points_that_somebody_deleted(archive: Archive, server: Influx, unique: str) -> None:
+    archive_rows(archive, FAST, fast_rows(MONDAY_US, 100))
+    build_tier(archive, TIERS["1s"])
+    run(archive, server, "influx_1s")
+    publication = Publication.named("influx_1s", archive.settings.configuration)
+    (one,) = counts.compare(archive, server, publication)
+    assert (one.published, one.there, one.rows, one.is_equal) == (200, 200, 200, True)
+    server.query(f'DELETE FROM "{FAST.text}" WHERE time < {(MONDAY_US + 10 * SECOND_US) * 1000}', database(unique))
+    (one,) = counts.compare(archive, server, publication)
+    assert (one.published, one.there, one.is_equal) == (200, 180, False)
+    run(archive, server, "influx_1s", again=True)
+    assert counts.compare(archive, server, publication)[0].is_equal
+
+
+def test_a_point_of_another_type_is_kept_and_the_others_published(
+    archive: Archive, server: Influx, unique: str
+) -> None:
+    foreign = Destination(f"{unique}_events_m1m3_2023")
+    administration.ensure(server, foreign, None)
+    strange = rows([MONDAY_US], {"value": ["a text"]}, sal_index=[9])
+    LineWriter(server).write(foreign, serialise(strange.select(["time", "salIndex", "value"]), EVENT.text))
+    table = rows(
+        MONDAY_US + np.arange(20), {"value": pa.array([None] * 19 + [1.5]), "n": np.arange(20)}, sal_index=[1] * 20
+    )
+    archive_rows(archive, EVENT, table)
+    result = run(archive, server, "influx_events")
+    assert (result.points, result.rejected) == (19, 1)
+    publication = Publication.named("influx_events", archive.settings.configuration)
+    (kept,) = counts.rejected(archive, publication, server.url)
+    assert kept.time_us == MONDAY_US + 19
+    assert "value=1.5" in kept.line
+    assert "type conflict" in kept.reason
+    (one,) = counts.compare(archive, server, publication)
+    assert (one.published, one.there) == (19, 19)
+    # Once the other type is gone, the next change of the slice brings the point, too.
+    administration.drop(server, foreign)
+    assert run(archive, server, "influx_events").points == 20
+    assert counts.rejected(archive, publication, server.url) == []
+
+
+def always(answer: Answer, number: int) -> Answer:
+    return answer
+
+
+def through_proxy(url: str, **options: Any) -> Influx:
+    """The server by the proxy's URL."""
+    return Influx(load_settings({"EFD_INFLUX_URL": url}, None), **options)
+
+
+FAULTS: dict[str, Answer] = {
+    "it is too busy": (503, {"Retry-After": "0"}, b'{"error":"hinted handoff queue not empty"}'),
+    "it wants less": (429, {"Retry-After": "0"}, b""),
+    "it times out": (500, {}, b'{"error":"timeout"}'),
+    "it hangs up": (0, {}, b""),
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "after"),
+    [("it is too busy", False), ("it wants less", False), ("it times out", True), ("it hangs up", True)],
+)
+def test_what_passes_is_waited_for(
+    archive: Archive, influx: InfluxServer, server: Influx, unique: str, fault: str, after: bool
+) -> None:
+    archive_rows(archive, FAST, fast_rows(MONDAY_US, 300))
+    build_tier(archive, TIERS["1s"])
+    waits: list[float] = []
+    with flaky(influx.url, lambda n: FAULTS[fault] if n <= 3 else None, after=after) as (url, bodies):
+        through = through_proxy(url)
+        publish(archive, through, "influx_1s", writer=LineWriter(through, sleep=waits.append))
+    assert len(bodies) == 4
+    assert len(waits) == 3
+    assert points_of(server, database(unique), FAST.text) == expected_of(archive.read(FAST, tier="1s"))
+
+
+def test_a_server_that_is_full_or_refuses_is_said_and_nothing_is_lost(
+    archive: Archive, influx: InfluxServer, server: Influx, unique: str
+) -> None:
+    archive_rows(archive, FAST, fast_rows(MONDAY_US, 300))
+    build_tier(archive, TIERS["1s"])
+    full: Answer = (500, {}, b'{"error":"engine: write /var/lib/influxdb/wal: no space left on device"}')
+    refuses: Answer = (401, {}, b'{"error":"authorization failed"}')
+    for answer, kind in ((full, InfluxFull), (refuses, PublishingRefused)):
+        with flaky(influx.url, functools.partial(always, answer)) as (url, _):
+            through = through_proxy(url)
+            writer = LineWriter(through, attempts=2, sleep=lambda s: None)
+            with pytest.raises(kind) as raised:
+                publish(archive, through, "influx_1s", writer=writer)
+        assert url in raised.value.message
+        assert raised.value.remedy
+    with flaky(influx.url, functools.partial(always, (503, {}, b"")), hang_s=6.0) as (url, _):
+        slow = through_proxy(url, timeout_s=3.0)
+        writer = LineWriter(slow, attempts=2, sleep=lambda s: None)
+        with pytest.raises(InfluxUnavailable, match="Timeout"):
+            publish(archive, slow, "influx_1s", writer=writer)
+    run(archive, server, "influx_1s")
+    assert points_of(server, database(unique), FAST.text) == expected_of(archive.read(FAST, tier="1s"))
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from efd_pipelines.publishing import influx
+from efd_pipelines.publishing.publish import publish
+from efd_pipelines.publishing.server import Influx
+from efd_pipelines_tests.unit.publishing.builders import site
+
+directory, url, unique, after, moment = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5]
+archive = site(directory, url, unique)
+sent = influx.LineWriter._send
+written = 0
+
+def die_there(self, destination, batch, precision):
+    global written
+    written += 1
+    if moment == "before" and written > after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = sent(self, destination, batch, precision)
+    if moment == "after" and written > after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+
+influx.LineWriter._send = die_there
+from efd_pipelines.publishing import difference, lines
+difference.serialise = lambda *a, **k: lines.serialise(*a, **{**k, "batch_lines": 50})
+with Influx(archive.settings) as server:
+    publish(archive, server, "influx_1s", lease_s=2.0)
+"""
+
+
+@pytest.mark.parametrize(("after", "moment"), [(0, "after"), (7, "after")])
+def test_killed_in_the_middle_of_a_write_and_repeated_no_point_is_missing_and_none_different(
+    archive: Archive, server: Influx, influx: InfluxServer, unique: str, tmp_path: Path, after: int, moment: str
+) -> None:
+    archive_rows(archive, FAST, fast_rows(MONDAY_US, 400))
+    build_tier(archive, TIERS["1s"])
+    command = [sys.executable, "-c", _KILLED, str(tmp_path), influx.url, unique, str(after), moment]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    there = points_of(server, database(unique), FAST.text)
+    assert len(there) < 800
+    # Meanwhile the tier moves on: what the dead process wrote may not be so any more.
+    late = fast_rows(MONDAY_US + 30_000_000 + 10_000, 20, seed=5, first_offset=10**6)
+    archive_rows(archive, FAST, late)
+    build_tier(archive, TIERS["1s"])
+    run(archive, server, "influx_1s", lease_s=2.0)
+    assert points_of(server, database(unique), FAST.text) == expected_of(archive.read(FAST, tier="1s"))
+    assert run(archive, server, "influx_1s").points == 0
