@@ -119,6 +119,7 @@ def next_runs(
     instance: dg.DagsterInstance, archive: "Archive", now: datetime, components: Collection[str] | None = None
 ) -> list[dg.RunRequest] | str:
     """The runs to submit now; or why there are none."""
+    from efd_pipelines.history.asked import is_begun
     from efd_pipelines.history.configured import is_configured
     from efd_pipelines.history.planning import Window, asks_until, next_weeks
 
@@ -136,7 +137,9 @@ def next_runs(
     except InfluxUnavailable as error:
         return f"{error.message}. {error.remedy}"
     due = islice(next_weeks(archive, names, Week.parse(settings.history_first_week), now=now), RUNS_AT_ONCE)
-    requests = [_request(ComponentWeek(component, week), until, now) for component, week in due]
+    # A week of a large component takes days: those that were begun go on when the others have had their turn.
+    in_turn = sorted(due, key=lambda one: is_begun(archive.store, *one))
+    requests = [_request(ComponentWeek(component, week), until, now) for component, week in in_turn]
     return requests or "Every week has been asked for."
 
 

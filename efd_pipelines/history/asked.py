@@ -77,6 +77,11 @@ def directory_of(component: str) -> str:
     return f"{ROOT}/{component if component and component[0] not in '._' else f'~{component}'}"
 
 
+def is_begun(store: Store, component: str, week: Week) -> bool:
+    """Whether something of the week was asked for."""
+    return store.exists(f"{directory_of(component)}/{week.key}.json")
+
+
 def finished_weeks(store: Store, component: str) -> set[Week]:
     """The weeks of which nothing was left to be asked for."""
     names = store.list(directory_of(component))

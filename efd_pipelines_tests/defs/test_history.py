@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import pytest
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.defs.history import RUNS_AT_ONCE, TAG, next_runs
 from efd_pipelines.defs.schedules import heal_history
-from efd_pipelines.partitions import add_components
+from efd_pipelines.history import healing
+from efd_pipelines.history.influx import InfluxHistory
+from efd_pipelines.partitions import add_components, known_components
 from efd_pipelines.resources import Deployment
+from efd_pipelines.servers.ports import free_port
 from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
 
@@ -83,6 +87,44 @@ def test_the_next_weeks_are_the_newest_that_were_not_asked_for(
     healed(definitions, instance, f"MTMount|{WEEK}")
     everything.remove(f"MTMount|{WEEK}")
     assert submitted(instance, history, NOON_IN_CHILE) == everything
+
+
+def test_a_week_that_takes_longer_than_the_budget_goes_on_where_it_ended_when_others_had_their_turn(
+    history: Archive, definitions: dg.Definitions, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_components(instance, ["MTMount"])
+    with monkeypatch.context() as budget:
+        looks = itertools.count(1)
+        budget.setattr(healing._Healing, "_is_over", lambda _: next(looks) > 3)
+        first = healed(definitions, instance, f"MTMount|{WEEK}")
+    assert 0 < first["history_asked_h"] < 7 * 24
+    assert submitted(instance, history, NOON_IN_CHILE) == [
+        *(f"MTMount|2023-11-{day}" for day in ("27", "13", "06")),
+        f"MTMount|{WEEK}",
+    ]
+    second = healed(definitions, instance, f"MTMount|{WEEK}")
+    assert (second["history_asked_h"], second["history_left_h"]) == (first["history_left_h"], 0)
+    assert first["history_rows"] + second["history_rows"] == second["rows"] == 60
+    assert f"MTMount|{WEEK}" not in submitted(instance, history, NOON_IN_CHILE)
+
+
+def test_components_that_only_the_archive_or_the_history_has_are_healed_too(
+    history: Archive, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EFD_HISTORY_INFLUX_URL", "http://history.test")
+    names = frozenset({Dataset("lsst.sal.ESS.temperature"), Dataset("lsst.sal.ATDome.position")})
+    monkeypatch.setattr(InfluxHistory, "datasets", lambda _: names)
+    found = submitted(instance, Deployment().archive(), NOON_IN_CHILE)
+    assert {key.partition("|")[0] for key in found} == {"ATDome", "ESS"}
+    assert known_components(instance) == ["ATDome", "ESS"]
+
+
+def test_a_tick_says_that_the_history_does_not_answer(
+    history: Archive, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EFD_HISTORY_INFLUX_URL", f"http://127.0.0.1:{free_port()}")
+    (reason,) = submitted(instance, Deployment().archive(), NOON_IN_CHILE)
+    assert "did not answer" in reason
 
 
 def test_the_history_is_asked_in_its_window_only(history: Archive, instance: dg.DagsterInstance) -> None:

@@ -143,5 +143,28 @@ def test_how_much_there_is_to_do_is_told_before_and_while_it_is_done(archive: Ar
     assert estimate(archive, archive.settings, component="MTMount", weeks=[WEEK], sources=[source]).values == 0
 
 
+class Large:
+    """A source that has 50 points a second of 800 fields, as MTM1M3's have them, all week long."""
+
+    name = "influx:large"
+
+    def datasets(self) -> frozenset[Dataset]:
+        return frozenset({AZIMUTH, ELEVATION})
+
+    def about(self, dataset: Dataset, intervals: Any) -> int:
+        return int(seconds_of(intervals) * 50 * 800)
+
+    def pieces(self, dataset: Dataset, interval: Interval) -> Iterator[Piece]:
+        raise AssertionError("an estimate asks for nothing")
+
+
+def test_an_estimate_says_how_long_the_rate_that_is_allowed_takes(archive: Archive) -> None:
+    settings = archive.settings.model_copy(update={"history_values_s": 200_000.0})
+    found = estimate(archive, settings, component="MTMount", weeks=[WEEK], sources=[Large()])
+    # Two such topics take 2.8 days: of the schedule's six hours a day eleven days.
+    assert found.values == 2 * 7 * 86_400 * 50 * 800
+    assert found.hours == pytest.approx(67.2)
+
+
 def test_without_a_source_nothing_is_done(archive: Archive) -> None:
     assert heal(archive, archive.settings, component="MTMount", weeks=[WEEK]) == HealResult()
