@@ -23,6 +23,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
         checks,
         exposures,
         jobs,
+        publishing,
         reports,
         retention,
         schedules,
@@ -39,11 +40,12 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
         archive.raw_archive,
         sealing.sealed_archive,
         tiers.tier_1s,
+        *publishing.ASSETS,
         reports.storage_throughput,
     ]
     return dg.Definitions(
         assets=[*fixed, *exposures.exposure_assets(configuration.exposures)],
-        asset_checks=[checks.archive_checks, retention.expired_is_covered],
+        asset_checks=[checks.archive_checks, retention.expired_is_covered, publishing.influx_checks],
         jobs=jobs.JOBS,
         schedules=[*schedules.SCHEDULES, retention.expire_schedule(configuration, policy)],
         sensors=sensors.SENSORS,

@@ -1,9 +1,9 @@
 """Jobs: what runs together, and under which name.
 
-The live ones (`discover`, `drain`, `summarise`, `join`, `merge`) take whatever is due and are started by sensors and
-schedules; `main` is the whole path once, in this order, for the demo and for whoever wants all of it now; `export` is a
-form; `verify` and `daily_round` keep watch and order; `backfill_archive` is what a backfill of component × week runs,
-`heal_archive` what a schedule submits for weeks that Kafka lost.
+The live ones (`discover`, `drain`, `summarise`, `publish`, `join`, `merge`) take whatever is due and are started by
+sensors and schedules; `main` is the whole path once, in this order, for the demo and for whoever wants all of it now;
+`export` is a form; `verify` and `daily_round` keep watch and order; `backfill_archive` is what a backfill of component
+× week runs, `heal_archive` what a schedule submits for weeks that Kafka lost.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from efd_pipelines.defs.dead_letters import replay_dead_letters
 from efd_pipelines.defs.exports import export_dataset, export_if_asked
 from efd_pipelines.defs.exposures import join_new_exposures
 from efd_pipelines.defs.maintenance import complete_ledger, forget_old_runs
+from efd_pipelines.defs.publishing import influx_checks, publish
 from efd_pipelines.defs.reports import report_storage, storage_throughput
 from efd_pipelines.defs.retention import expire, expired_is_covered
 from efd_pipelines.defs.sealing import clean_archive, merge_slices, seal_weeks
@@ -92,7 +93,7 @@ def daily_round() -> None:
 
 verify = dg.define_asset_job(
     "verify",
-    selection=dg.AssetSelection.checks(archive_checks, expired_is_covered),
+    selection=dg.AssetSelection.checks(archive_checks, expired_is_covered, influx_checks),
     description="Asks whether last night is archived, and whether anything was lost, doubled or could not be read.",
     tags=_LIVE,
 )
@@ -120,6 +121,7 @@ JOBS: list[Any] = [
     discover,
     drain,
     summarise,
+    publish,
     join,
     merge,
     verify,

@@ -15,6 +15,7 @@ from efd_pipelines.defs import jobs
 from efd_pipelines.defs.archive import due_topics, raw_archive
 from efd_pipelines.defs.events import DAY_S, RAW, changes, months_since, untold
 from efd_pipelines.defs.failures import explained
+from efd_pipelines.defs.publishing import publish_sensor
 from efd_pipelines.defs.sources import discovered_within
 from efd_pipelines.errors import SettingsError
 from efd_pipelines.partitions import COMPONENTS, component_key, known_components
@@ -204,4 +205,4 @@ def _latest(instance: dg.DagsterInstance, job: str, statuses: list[dg.DagsterRun
     return next(iter(instance.get_run_records(dg.RunsFilter(job_name=job, statuses=statuses), limit=1)), None)
 
 
-SENSORS = [discover, drain, summarise, join]
+SENSORS = [discover, drain, summarise, publish_sensor, join]

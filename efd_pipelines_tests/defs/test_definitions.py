@@ -20,6 +20,9 @@ ASSETS = {
     "raw_archive",
     "sealed_archive",
     "tier_1s",
+    "influx_1s",
+    "influx_1m",
+    "influx_events",
     "storage_throughput",
     "cdb_lsstcam/exposure",
     "efd_lsstcam/exposure_efd",
@@ -29,6 +32,7 @@ JOBS = {
     "discover",
     "drain",
     "summarise",
+    "publish",
     "join",
     "merge",
     "verify",
@@ -40,11 +44,20 @@ JOBS = {
     "expire",
     "replay_dead_letters",
 }
-SENSORS = {"discover", "drain", "summarise", "join"}
+SENSORS = {"discover", "drain", "summarise", "publish", "join"}
 SCHEDULES = {"weekly_report", "daily_round", "verify", "merge", "heal_history", "expire"}
-GROUPS = {"sources", "archive", "tiers", "exposures", "reports"}
+GROUPS = {"sources", "archive", "tiers", "publishing", "exposures", "reports"}
 EXTERNAL = {"kafka", "cdb_lsstcam/exposure"}
-CHECKS = {"last_night", "no_gaps", "no_dead_letters", "no_clock_errors", "every_record_once", "expired_is_covered"}
+CHECKS = {
+    "last_night",
+    "no_gaps",
+    "no_dead_letters",
+    "no_clock_errors",
+    "every_record_once",
+    "expired_is_covered",
+    "point_counts_equal",
+    "retention_is_set",
+}
 
 _LOAD = """
 import socket
