@@ -6,9 +6,14 @@ cache directory. Where that cannot be written either, nothing is kept and each p
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 def cache_directory() -> Path | None:
@@ -21,3 +26,12 @@ def cache_directory() -> Path | None:
             return directory
     except (OSError, RuntimeError):
         return None
+
+
+def make_ready(entries: Mapping[Any, Any]) -> None:
+    """Compiles functions of numba for their signatures, or loads what has been kept of them."""
+    for entry, signature in entries.items():
+        try:
+            entry.compile(signature)
+        except OSError as error:  # it is compiled, and could not be kept
+            logger.warning("Compiled code cannot be kept (%s): each process compiles for itself", error)

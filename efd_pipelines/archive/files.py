@@ -3,13 +3,15 @@
 zstd 1, byte-stream-split for floats, dictionary for strings, statistics on `time`, `salIndex` and the private
 fields only (anchors.md §1f has the measurements). Same rows, same bytes, same name: the name carries the slice and
 a hash of the content, so a repeated write lands on itself. That hash is XXH3: SHA-256 took more than half as long as
-encoding; certificates carry SHA-256. Making a file visible: `tables.py`.
+encoding; certificates carry SHA-256. Wide tables of floats, where pyarrow takes its time: `pages.py`. Making a file
+visible: `tables.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from efd_pipelines.archive import pages
+from efd_pipelines.archive.pages import Template
 from efd_pipelines.archive.store import Store
 
 ROW_GROUP_BYTES = 64 * 1024 * 1024
@@ -54,12 +58,16 @@ class EncodedFile:
     time_max_us: int | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class FileForm:
     """How rows of one schema are written: the schema with its metadata in order, and the writer's options."""
 
     schema: pa.Schema
     options: Mapping[str, Any]
+
+    @cached_property
+    def template(self) -> Template:
+        return Template.of(self.schema, self.options)
 
     @classmethod
     def of(cls, schema: pa.Schema) -> FileForm:
@@ -181,6 +189,10 @@ def encode(table: pa.Table, form: FileForm | None = None) -> memoryview:
     if not table.schema.equals(form.schema, check_metadata=True):
         table = pa.Table.from_arrays(table.columns, schema=form.schema)
     group_rows = row_group_rows(table)
+    if group_rows == table.num_rows and pages.is_wide(table):
+        made = pages.made_here(table, form.template)
+        if made:
+            return pages.encode(table, form.template, made)
     # A buffer that grows is copied several times, which took a tenth of the encoding.
     room = pa.allocate_buffer(_most_bytes(table, group_rows))
     try:

@@ -9,7 +9,6 @@ refuses. What belongs here: memory for the kernel, and the memory → Arrow arra
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -22,6 +21,7 @@ from efd_pipelines.avro.attempts import Attempt, most_items
 from efd_pipelines.avro.bodies import Bodies, Located
 from efd_pipelines.avro.columns import widened
 from efd_pipelines.avro.plans import ARROW, BOOLEAN, SIZES, Output, Plan, Totals, plan_of, wire_fields
+from efd_pipelines.compiled import make_ready
 from efd_pipelines.topics.layout import Layout
 from efd_pipelines.topics.schemas import TopicSchema
 
@@ -31,8 +31,6 @@ CHUNK_BYTES = 512 * 1024 * 1024
 REASON = "not a message in the usual spelling"
 _LINE_BYTES = 64
 _NONE: NDArray[np.int64] = np.empty(0, np.int64)
-
-logger = logging.getLogger(__name__)
 
 
 class Compiled:
@@ -309,9 +307,5 @@ def _kernel() -> ModuleType:
     """The kernel; its import takes a second, and compiling it some more where that has not been kept."""
     from efd_pipelines.avro import kernel
 
-    for entry, signature in kernel.ENTRIES.items():
-        try:
-            entry.compile(signature)
-        except OSError as error:  # it is compiled, and could not be kept
-            logger.warning("Compiled code cannot be kept (%s): each process compiles for itself", error)
+    make_ready(kernel.ENTRIES)
     return kernel
