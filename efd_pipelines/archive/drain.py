@@ -33,6 +33,7 @@ from efd_pipelines.kafka.brokers import Brokers
 from efd_pipelines.kafka.registry import Registries
 from efd_pipelines.memory import give_back
 from efd_pipelines.topics.names import Dataset
+from efd_pipelines.topics.schemas import TopicSchema
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _OPENING = 4
+_FETCHING = 8
 # Chunks are looked through together for new schemas, so that those of thousands of topics make one commit.
 _WAITING_BYTES = 1 << 24
 _WAITING_CHUNKS = 256
@@ -166,6 +168,7 @@ class _Drainer:
         self._intakes: dict[str, Intake] = {}
         self._failed: set[str] = set()
         self._expected = 0
+        self._known_schemas: set[tuple[str, int]] = set()
         self._freed_bytes = 0
         self._generations = 0
 
@@ -367,13 +370,22 @@ class _Drainer:
             intake = self._intakes[chunk.frames.topic]
             if intake.value_format == "avro":
                 wanted |= {(intake.dataset.cluster, schema_id) for schema_id in schemas_in(chunk.frames)}
-        for cluster, schema_id in sorted(wanted):
-            try:
-                schema = self._registries.schema(cluster, schema_id)
-            except DataError:
-                continue  # its frames are dead letters; `encode` says so
-            self._schemas.remember(self._registries.url(cluster), schema_id, schema)
+        asked = sorted(wanted - self._known_schemas)
+        # One after the other, those of 70 topics kept the reading waiting for longer than the records take.
+        with ThreadPoolExecutor(_FETCHING) as pool:
+            found = list(pool.map(self._schema, asked))
+        for (cluster, schema_id), schema in zip(asked, found, strict=True):
+            if schema is not None:
+                self._schemas.remember(self._registries.url(cluster), schema_id, schema)
+                self._known_schemas.add((cluster, schema_id))
         self._schemas.keep()
+
+    def _schema(self, of: tuple[str, int]) -> TopicSchema | None:
+        """The schema of a cluster's registry with an id; None where it has none: `encode` says so of its frames."""
+        try:
+            return self._registries.schema(*of)
+        except DataError:
+            return None
 
     def _note(self, topic: str, kind: str, detail: str, remedy: str) -> None:
         self._result.problems.append(Problem(topic, kind, detail, remedy))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -83,16 +84,22 @@ class HeldColumns:
 
     columns: tuple[Column, ...]
     _fits: dict[tuple[int, Arrays | None, frozenset[tuple[str, int]]], Fit] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
 
     def fit(self, schema: TopicSchema, arrays: Arrays | None, lengths: Mapping[str, int] | None = None) -> Fit:
         """How records of a schema become rows of the table, which may get new or wider columns by it."""
+        if schema.token == _JSON_TOKEN:
+            return self._fit(plan_layout(schema, arrays=arrays, held=self.columns, lengths=lengths))
         key = (schema.token, arrays, frozenset((lengths or {}).items()))
-        found = self._fits.get(key)
-        if found is None:
-            found = self._fit(plan_layout(schema, arrays=arrays, held=self.columns, lengths=lengths))
-            if schema.token != _JSON_TOKEN:
+        with self._lock:
+            found = self._fits.get(key)
+            if found is None:
+                found = self._fit(plan_layout(schema, arrays=arrays, held=self.columns, lengths=lengths))
                 self._fits[key] = found
-        return found
+                if not lengths:
+                    # The table has these columns then, and the schema's next records fit them in the same way.
+                    found.after._fits.setdefault((schema.token, found.layout.arrays, frozenset()), found)
+            return found
 
     def _fit(self, planned: Layout) -> Fit:
         grown = {column.name: column for column in self.columns}
@@ -100,7 +107,7 @@ class HeldColumns:
             known = grown.get(column.name)
             kind = column.type if known is None else wider(known.type, column.type)
             assert kind is not None
-            grown[column.name] = replace(column, type=kind)
+            grown[column.name] = column if kind.equals(column.type) else replace(column, type=kind)
         columns = tuple(grown.values())
         layout = Layout(tuple(grown[column.name] for column in planned.columns), planned.arrays)
         rows = [_TIME, *layout.arrow_schema(), *_SYSTEM]
@@ -270,10 +277,8 @@ def _with_system(
 ) -> pa.Table:
     """`time`, the message's columns, the system's."""
     times = _event_times(table, fit.layout, frames, index, origin)
-    table = table.add_column(0, _TIME, times)
-    for column, values in zip(_SYSTEM, _system(frames, index, origin, token), strict=True):
-        table = table.append_column(column, values)
-    return table
+    columns = [times, *table.columns, *_system(frames, index, origin, token)]
+    return pa.Table.from_arrays(columns, schema=fit.form.schema)
 
 
 def _system(frames: FrameBatch, index: NDArray[np.int64], origin: Origin, token: int | None) -> list[Any]:

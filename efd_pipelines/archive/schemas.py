@@ -134,7 +134,9 @@ class WriterSchemas:
                 delta = DeltaTable(self._store.uri(RELATIVE), storage_options=self._store.storage_options)
             except TableNotFoundError:
                 return pa.schema([_SCHEMA.field(name) for name in columns]).empty_table()
-            paths = [f"{RELATIVE}/{path}" for path in pa.table(delta.get_add_actions())["path"].to_pylist()]
+            # `pa.table` would import pandas.
+            files = pa.RecordBatchReader.from_stream(delta.get_add_actions()).read_all()
+            paths = [f"{RELATIVE}/{path}" for path in files["path"].to_pylist()]
             parts = [
                 pq.read_table(
                     self._store.path(path), columns=columns, filesystem=self._store.arrow_fs, partitioning=None

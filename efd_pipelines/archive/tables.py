@@ -58,16 +58,49 @@ class _Looked:
     transactions: dict[str, int | None] = field(default_factory=dict)
 
 
+@dataclass(slots=True, eq=False)
+class _Handle:
+    """delta-rs's view of a table, which does not see the commits that are made with it until it looks again.
+
+    With 820 columns that takes as long as a commit, and many a snapshot commits once only. `reached` is the version of
+    the last commit that it has not seen; `is_overtaken` says that others had committed when it looked again: then what
+    has been looked up of the table may no longer hold.
+    """
+
+    delta: DeltaTable
+    reached: int | None = None
+    is_overtaken: bool = False
+
+    def look_again(self) -> None:
+        self.delta.update_incremental()
+        self.is_overtaken = self.is_overtaken or self.delta.version() != self.reached
+        self.reached = None
+
+
 @dataclass(frozen=True, slots=True)
 class TableSnapshot:
     """One table at one version."""
 
     store: Store = field(repr=False)
     relative: str
-    delta: DeltaTable = field(repr=False)
+    handle: _Handle = field(repr=False)
     version: int
     partition: str = "week"
     _looked: _Looked = field(default_factory=_Looked, repr=False, compare=False)
+
+    @property
+    def delta(self) -> DeltaTable:
+        """delta-rs's view, with the commits that were made with it."""
+        if self.handle.reached is not None:
+            with self.store.errors(f"look at {self.relative}"):
+                self.handle.look_again()
+        return self.handle.delta
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether others have committed since a commit was made with it: it must be opened again for another."""
+        _ = self.delta
+        return self.handle.is_overtaken
 
     @property
     def schema(self) -> pa.Schema:
@@ -129,7 +162,8 @@ class TableSnapshot:
         return [file for file in found if _touches(file, start_us, end_us)]
 
     def _files(self) -> list[DataFile]:
-        actions = pa.table(self.delta.get_add_actions(flatten=True))
+        # `pa.table` would ask pandas whether it knows the object, and import it for that.
+        actions = pa.RecordBatchReader.from_stream(self.delta.get_add_actions(flatten=True)).read_all()
         count = actions.num_rows
         nothing: list[Any] = [None] * count
         names = set(actions.column_names)
@@ -198,7 +232,7 @@ def open_table(store: Store, relative: str, *, partition: str = "week") -> Table
             delta = DeltaTable(store.uri(relative), storage_options=store.storage_options)
         except TableNotFoundError:
             return None
-        return TableSnapshot(store, relative, delta, int(delta.version()), partition)
+        return TableSnapshot(store, relative, _Handle(delta), int(delta.version()), partition)
 
 
 def commit(
@@ -246,13 +280,15 @@ def commit(
     )
     if snapshot is None:
         _create(store, relative, add, schema, description, properties, partition)
-        first, delta = 0, None
-    else:
-        snapshot = _with_columns(snapshot, schema)
-        _check(snapshot, replaced, transactions)
-        _append(snapshot, add, remove, properties, changes=not rearranges)
-        first, delta = snapshot.version + 1, snapshot.delta
-    return _find(store, relative, first, stamp["commit"], delta, partition)
+        return _find(store, relative, 0, stamp["commit"], partition)
+    if snapshot.is_overtaken:
+        raise StaleWriter(f"{relative}: another writer has committed since")
+    snapshot = _with_columns(snapshot, schema)
+    _check(snapshot, replaced, transactions)
+    _append(snapshot, add, remove, properties, changes=not rearranges)
+    made = _find(store, relative, snapshot.version + 1, stamp["commit"], partition)
+    snapshot.handle.reached = made.version
+    return made
 
 
 def _create(
@@ -410,12 +446,10 @@ def _iso(time_us: int) -> str:
     return from_microseconds(time_us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _find(store: Store, relative: str, first: int, commit_id: str, delta: DeltaTable | None, partition: str) -> Commit:
+def _find(store: Store, relative: str, first: int, commit_id: str, partition: str) -> Commit:
     """The commit just made, found in the log by its id: other writers may have committed before it."""
     for found in read_log(store, relative, first, partition=partition):
         if found.note.get("commit") == commit_id:
-            if delta is not None:
-                delta.update_incremental()
             return found
     raise DamagedTable(f"The log of {relative} does not have the commit that was just made")
 

@@ -242,3 +242,18 @@ def test_of_many_that_create_a_table_at_once_one_does(archive: Archive) -> None:
         snapshot = open_table(archive.store, relative)
         assert snapshot is not None
         assert read(snapshot)["value"].to_pylist() == made
+
+
+def test_a_second_commit_with_a_snapshot_is_refused_where_others_came_between(archive: Archive) -> None:
+    put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1)))
+    mine = opened(archive)
+    mine = mine.after(put(archive, mine, {KAFKA: (1, 2)}, write(archive, rows(2))))
+    mine = mine.after(put(archive, mine, {KAFKA: (2, 3)}, write(archive, rows(3))))
+    assert sorted(file.rows for file in mine.files()) == [1, 1, 1]
+    # What was looked up of the table, its columns say, may be another's by now.
+    widen(opened(archive), rows(kind=pa.int64()).schema)
+    with pytest.raises(StaleWriter):
+        put(archive, mine, {KAFKA: (3, 4)}, write(archive, rows(4)))
+    again = opened(archive)
+    put(archive, again, {KAFKA: (3, 4)}, write(archive, rows(4, kind=pa.int64())), schema=again.schema)
+    assert values(archive) == [1, 2, 3, 4]
