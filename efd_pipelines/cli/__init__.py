@@ -31,9 +31,11 @@ from efd_pipelines.cli import (
     quarantine,
     reindex,
     reports,
+    restore,
     retention,
     seal,
     simulate,
+    sql,
     tiers,
     topics,
 )
@@ -56,6 +58,7 @@ topics.add_to(app)
 app.add_typer(archive.app, name="archive")
 quarantine.add_to(archive.app)
 backfill.add_to(archive.app)
+restore.add_to(archive.app)
 seal.add_to(archive.app)
 reindex.add_to(archive.app)
 app.add_typer(tiers.app, name="tiers")
@@ -64,6 +67,7 @@ app.add_typer(exposures.app, name="exposures")
 app.add_typer(reports.app, name="report")
 app.add_typer(retention.app, name="retention")
 exports.add_to(app)
+sql.add_to(app)
 app.add_typer(config.app, name="config")
 
 

@@ -35,7 +35,7 @@ from efd_pipelines.kafka.registry import Registries
 from efd_pipelines.restoring.frames import FramesOfDataset, Values
 from efd_pipelines.restoring.portions import Portion
 from efd_pipelines.restoring.restore import Given
-from efd_pipelines.restoring.rows import sent_times
+from efd_pipelines.restoring.rows import Order, sent_times
 from efd_pipelines.settings import Settings
 from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
@@ -75,6 +75,7 @@ class KafkaTarget:
     """
 
     outside = frozenset({QUARANTINE, DEAD})
+    order: Order = "kafka"
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ from efd_pipelines.errors import DataError, UsageError
 from efd_pipelines.restoring.points import PointsOfDataset
 from efd_pipelines.restoring.portions import Portion
 from efd_pipelines.restoring.restore import Given
+from efd_pipelines.restoring.rows import Order
 from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
 
@@ -43,21 +44,25 @@ class LinesTarget:
 
     Args:
         database, retention_policy: where `influx -import` puts the points.
+        tags: fields that are tags.
 
     Raises:
         UsageError: it is a file.
     """
 
     outside = frozenset({QUARANTINE})
+    order: Order = "time"
 
-    def __init__(self, directory: str | Path, database: str, retention_policy: str = "autogen") -> None:
+    def __init__(
+        self, directory: str | Path, database: str, retention_policy: str = "autogen", *, tags: Sequence[str] = ()
+    ) -> None:
         self._directory = Path(directory)
         if self._directory.exists() and not self._directory.is_dir():
             raise UsageError(f"{self._directory} is no directory", remedy="Name a directory with --out.")
         self._header = _header(database, retention_policy)
         self._files: dict[str, dict[str, Any]] = self._manifest()
         self._points: dict[Dataset, PointsOfDataset] = {}
-        self._broken = 0
+        self._tags, self._broken = tuple(tags), 0
 
     def done(self, portion: Portion) -> Given | None:
         known = self._files.get(_name(portion))
@@ -66,7 +71,7 @@ class LinesTarget:
         return Given(**known["given"])
 
     def take(self, portion: Portion, rows: Iterator[pa.Table]) -> Given:
-        points = self._points.setdefault(portion.dataset, PointsOfDataset(portion.dataset))
+        points = self._points.setdefault(portion.dataset, PointsOfDataset(portion.dataset, self._tags))
         name, given, feeds = _name(portion), Given(), 0
         path = self._directory / name
         temporary = path.with_name(f".{path.name}.{os.getpid()}")

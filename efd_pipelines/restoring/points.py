@@ -3,7 +3,7 @@
 Telegraf writes a message as one point: the measurement is the topic, the time the event time as it was sent, every
 field a field, salIndex too; there are no tags (efd-facts.md §2.1). Arrays are fields `name0…nameN-1`; NaN, the
 infinities and null are left out. Of two messages with one time, the later stays: rows come in that order.
-Tags, which topics of other namespaces have, are a policy of the configuration. Writing lines: `publishing/lines.py`.
+Tags, which topics of other namespaces have, the caller names. Writing lines: `publishing/lines.py`.
 """
 
 from __future__ import annotations
@@ -59,8 +59,3 @@ class PointsOfDataset:
             else:
                 self.ambiguous.add(name)
         return rows.select(list(names)), names
-
-
-def distinct(times: NDArray[np.int64]) -> int:
-    """How many points have these times, which rise."""
-    return int(np.count_nonzero(np.diff(times))) + 1 if len(times) else 0

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
-from efd_pipelines.errors import DataError
 from efd_pipelines.restoring.portions import Portion, portions_of
-from efd_pipelines.restoring.rows import chunks
+from efd_pipelines.restoring.rows import Order, chunks
 from efd_pipelines.times import Week
 from efd_pipelines.topics.layout import SYSTEM_COLUMNS
 from efd_pipelines.topics.names import Dataset
@@ -48,6 +47,8 @@ class Target(Protocol):
 
     outside: frozenset[str]
     """Of quarantine and the dead, what it takes."""
+    order: Order
+    """In which order it wants rows."""
 
     def done(self, portion: Portion) -> Given | None:
         """What it has taken of the portion in an earlier run, None where not all of it."""
@@ -119,12 +120,6 @@ class Estimate:
     hours: float
 
 
-class RestoreIncomplete(DataError):
-    """The counts differ."""
-
-    remedy = "Run it again with --again, which gives back also what is known to be there; if they still differ, report."
-
-
 def planned(
     archive: Archive, component: str, weeks: Sequence[Week], target: Target, topics: Sequence[Dataset] | None = None
 ) -> list[Portion]:
@@ -168,7 +163,7 @@ def restore(
     by_week: dict[tuple[Dataset, Week], list[tuple[Portion, Given, bool]]] = {}
     for portion in portions:
         known = None if again else target.done(portion)
-        given = known or target.take(portion, chunks(portion))
+        given = known or target.take(portion, chunks(portion, target.order))
         _count(result, given, known is not None)
         by_week.setdefault((portion.dataset, portion.week), []).append((portion, given, known is not None))
         so_far += portion.rows

@@ -8,6 +8,7 @@ by offset. So a record that was late comes with its own time, not with when it w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,18 +22,20 @@ from efd_pipelines.topics.layout import TIME, Column, column_of
 CHUNK_BYTES = 16 * 1024 * 1024
 """So much is encoded at once."""
 
+Order = Literal["kafka", "time"]
 _KAFKA_ORDER = ("kafka_partition", "kafka_offset")
 CLOCK_ERROR = "archive_clock_error"
 
 
-def chunks(portion: Portion) -> Iterator[pa.Table]:
-    """All rows of a portion, some thousands at a time.
+def chunks(portion: Portion, order: Order = "kafka") -> Iterator[pa.Table]:
+    """All rows of a portion, some thousands at a time; windows follow one another in time, whatever the order in each.
 
     Raises:
         LostFile: a file is not in the store.
         StoreUnavailable: it did not answer.
     """
-    for rows in _outside(portion) if portion.is_outside else _Sent(*_selected(portion)):
+    windows = _ByTime if order == "time" else _ByOffset
+    for rows in _outside(portion) if portion.is_outside else windows(*_selected(portion)):
         count = max(1, int(rows.num_rows * CHUNK_BYTES / max(rows.nbytes, 1)))
         for first in range(0, rows.num_rows, count):
             yield rows.slice(first, count)
@@ -57,21 +60,30 @@ def sent_times(rows: pa.Table) -> pa.Array:
     return found
 
 
-class _Sent(Windows):
+class _ByOffset(Windows):
     """Windows of all rows that were sent, in Kafka's order."""
 
     __slots__ = ()
 
     def _once(self, rows: pa.Table) -> pa.Table:
-        return in_kafka_order(rows)
+        return in_order(rows, ("rank", *_KAFKA_ORDER, "time"))
 
 
-def in_kafka_order(rows: pa.Table) -> pa.Table:
-    """Source by source in the order of their first time stamps, then by partition and offset; others by time."""
+class _ByTime(Windows):
+    """The same in the order of event time; of those with the same time, as they came."""
+
+    __slots__ = ()
+
+    def _once(self, rows: pa.Table) -> pa.Table:
+        return in_order(rows, ("time", "kafka_timestamp", "rank", *_KAFKA_ORDER))
+
+
+def in_order(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The rows sorted; `rank` counts the sources in the order of their first time stamps, those without one last."""
     firsts = rows.group_by("archive_source").aggregate([("kafka_timestamp", "min")]).sort_by("kafka_timestamp_min")
     rank = pc.index_in(rows["archive_source"], firsts["archive_source"].combine_chunks())
-    keyed = pa.table({"rank": rank, **{name: rows[name] for name in (*_KAFKA_ORDER, "time")}})
-    order: Sequence[tuple[str, str]] = [(name, "ascending") for name in keyed.column_names]
+    keyed = pa.table({name: rank if name == "rank" else rows[name] for name in names})
+    order: Sequence[tuple[str, str]] = [(name, "ascending") for name in names]
     return rows.take(pc.sort_indices(keyed, sort_keys=order))
 
 
@@ -91,4 +103,4 @@ def _outside(portion: Portion) -> Iterator[pa.Table]:
     for file in portion.files:
         rows = received_within(read_file(portion.snapshot, file, schema), portion.week)
         if rows.num_rows:
-            yield in_kafka_order(rows)
+            yield in_order(rows, ("rank", *_KAFKA_ORDER))

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -17,9 +25,13 @@ from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.drain import drain
 from efd_pipelines.archive.reading import read_file
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
-from efd_pipelines.errors import KafkaUnavailable
+from efd_pipelines.errors import InfluxUnavailable, KafkaUnavailable
+from efd_pipelines.history.healing import heal
+from efd_pipelines.history.lines import LineHistory
+from efd_pipelines.restoring.asked import Asked, target_of
 from efd_pipelines.restoring.kafka import KafkaTarget, TopicWouldExpire
 from efd_pipelines.restoring.restore import planned, restore
+from efd_pipelines.servers.influxdb import InfluxServer
 from efd_pipelines.settings import Settings
 from efd_pipelines.simulator.everything import random_series
 from efd_pipelines.simulator.fixtures import builtin_topic
@@ -29,6 +41,7 @@ from efd_pipelines.simulator.series import Writer
 from efd_pipelines.times import Week, microseconds
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.integration.conftest import MakeSettings
+from efd_pipelines_tests.integration.influx_points import ask, write_points
 
 WEEK = Week.containing(datetime.now(UTC) - timedelta(days=7))
 START_US = microseconds(WEEK.start + timedelta(days=2))
@@ -123,29 +136,28 @@ def test_deleted_topics_come_back_and_are_archived_again_without_a_difference(
 
 @pytest.mark.timeout(300)
 def test_a_restore_that_fails_half_way_through_gives_each_record_once(
-    archive: Archive, again: Archive, local_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, local_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = Dataset("lsst.sal.Test.changing")
-    for failing in (3, 1):
+    weeks = [WEEK, Week.containing(datetime.now(UTC))]
+    for failing in (0, 1, 1):
         with KafkaTarget(archive, local_settings, prefix="again.") as target:
-            portions = planned(archive, "Test", [WEEK], target, [dataset])
-            produced = target._produce
-            calls = iter(range(100))
+            portions = planned(archive, "Test", weeks, target, [dataset])
+            produce, calls = target._produce, itertools.count()
 
-            def broken(
-                *given: object, produced: object = produced, calls: object = calls, failing: int = failing
-            ) -> None:
-                produced(*given)  # type: ignore[operator]
-                if next(calls) == failing:  # type: ignore[call-overload]
+            def broken(*given: Any, produce: Any = produce, calls: Any = calls, failing: int = failing) -> None:
+                produce(*given)
+                if next(calls) == failing:
                     raise KafkaUnavailable("The cable was pulled")
 
             monkeypatch.setattr(target, "_produce", broken)
             with pytest.raises(KafkaUnavailable, match="cable"):
-                restore(portions, target, again=failing == 3)
+                restore(portions, target)
     with KafkaTarget(archive, local_settings, prefix="again.") as target:
         result = restore(portions, target)
         assert result.ok
-    assert result.weeks[0].counted == sum(portion.rows for portion in portions)
+        assert result.before > 0
+    assert sum(week.counted or 0 for week in result.weeks) == sum(portion.rows for portion in portions) == 174
 
 
 def test_a_topic_that_would_delete_the_records_at_once_is_refused(archive: Archive, local_settings: Settings) -> None:
@@ -153,3 +165,123 @@ def test_a_topic_that_would_delete_the_records_at_once_is_refused(archive: Archi
         portions = planned(archive, "ESS", [WEEK.previous(), WEEK], target)
         with pytest.raises(TopicWouldExpire, match="keeps records for 168 h"):
             restore(portions, target)
+
+
+POINTS = ("ESS.temperature", "Test.scalars", "Test.arrays", "MTM1M3.accelerometerData")
+
+
+@pytest.fixture
+def efd(local_settings: Settings, influx: InfluxServer, unique: str) -> Archive:
+    """An archive of last week, and the EFD's database, `unique`, that Telegraf made of the same records."""
+    archive = Archive(local_settings.model_copy(update={"influx_url": influx.url, "history_influx_url": influx.url}))
+    with SalProducer(local_settings) as producer:
+        for name in POINTS:
+            producer.send([random_series(builtin_topic(name), 300, START_US)])
+        # Another device with the same times: its fields overwrite those of the first.
+        one = builtin_topic("ESS.temperature")
+        columns = {"numChannels": np.arange(50), "sensorName": ['two\nlines, "x"=\\'] * 50}
+        times_us = START_US + 100_000 * np.arange(50, dtype=np.int64)
+        producer.send([Writer.of(one, 113, seed=3).series(times_us, columns, 1)])
+    drain(archive, local_settings)
+    for dataset in archive.datasets():
+        rows = archive.read(dataset)
+        order = [("time", "ascending"), ("kafka_timestamp", "ascending"), ("kafka_offset", "ascending")]
+        write_points(influx, unique, dataset.topic, rows.sort_by(order))
+    return archive
+
+
+def points_of(influx: InfluxServer, database: str) -> dict[str, Any]:
+    """Every point of a database, by measurement, fields in the order of their names."""
+    found = {}
+    for series in ask(influx, "SHOW MEASUREMENTS", database)["results"][0].get("series", []):
+        for (measurement,) in series["values"]:
+            answer = httpx.get(
+                f"{influx.url}/query", params={"db": database, "q": f'SELECT * FROM "{measurement}"', "epoch": "ns"}
+            )
+            found[measurement] = answer.json()["results"][0]["series"][0]
+    return found
+
+
+def cli(archive: Archive, *arguments: str) -> dict[str, Any]:
+    """What `efd archive restore` answers."""
+    settings = archive.settings
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("EFD_")} | {
+        "EFD_ARCHIVE": settings.archive,
+        "EFD_INFLUX_URL": str(settings.influx_url),
+    }
+    call = [sys.executable, "-m", "efd_pipelines.cli", "archive", "restore", *arguments, "--weeks", WEEK.key, "--json"]
+    done = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_a_dropped_database_has_the_same_points_again(efd: Archive, influx: InfluxServer, unique: str) -> None:
+    before = points_of(influx, unique)
+    assert len(before) == len(POINTS)
+    for _ in range(2):
+        # Lost again, it is restored again: what is done is known by what is there.
+        ask(influx, f'DROP DATABASE "{unique}"')
+        estimated = cli(efd, "ESS", "--to", "influx", "--database", unique, "--dry-run")
+        assert (estimated["rows"], estimated["portions"]) == (350, 1)
+        for component, rows in (("ESS", 350), ("Test", 600), ("MTM1M3", 300)):
+            restored = cli(efd, component, "--to", "influx", "--database", unique)
+            assert (restored["rows"], restored["ok"], restored["left_out"]) == (rows, True, 0)
+        assert points_of(influx, unique) == before
+    again = cli(efd, "ESS", "--to", "influx", "--database", unique)
+    assert (again["rows"], again["before"], again["ok"]) == (0, 350, True)
+
+
+@pytest.mark.timeout(300)
+def test_files_of_lines_are_read_by_influxdb_and_by_us(
+    efd: Archive, influx: InfluxServer, unique: str, site: MakeSettings, tmp_path: Path
+) -> None:
+    before = points_of(influx, unique)
+    ask(influx, f'DROP DATABASE "{unique}"')
+    ask(influx, f'CREATE DATABASE "{unique}"')
+    for component in ("ESS", "Test", "MTM1M3"):
+        asked = Asked(component, (WEEK,), "lines", out=str(tmp_path / "lines"), database=unique)
+        with target_of(asked, efd, efd.settings) as target:
+            portions = planned(efd, component, [WEEK], target)
+            first = restore(portions, target)
+            assert first.ok
+        with target_of(asked, efd, efd.settings) as target:
+            assert (restore(portions, target).rows, restore(portions, target).before) == (0, first.rows)
+    files = sorted((tmp_path / "lines").rglob("*.lp.gz"))
+    assert len(files) == len(POINTS)
+    for file in files:
+        data = b"\n".join(line for line in gzip.decompress(file.read_bytes()).split(b"\n") if line[:1] not in b"#C")
+        answer = httpx.post(f"{influx.url}/write", params={"db": unique}, content=data, timeout=60)
+        assert answer.status_code == 204, answer.text
+    assert points_of(influx, unique) == before
+    healed = Archive(site(archive=str(tmp_path / "healed"), kafka_bootstrap=None))
+    with LineHistory(tmp_path / "lines", component="MTM1M3") as source:
+        assert heal(healed, healed.settings, component="MTM1M3", weeks=[WEEK], sources=[source]).rows == 300
+
+
+@pytest.mark.timeout(300)
+def test_an_influxdb_that_dies_in_the_middle_has_all_points_after_the_next_run(
+    efd: Archive, influx: InfluxServer, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = points_of(influx, unique)
+    ask(influx, f'DROP DATABASE "{unique}"')
+    asked = Asked("Test", (WEEK,), "influx", database=unique)
+    with target_of(asked, efd, efd.settings) as target:
+        portions = planned(efd, "Test", [WEEK], target)
+        sent = iter(range(100))
+
+        def dies(*_: object, **__: object) -> object:
+            if next(sent) == 1:
+                raise InfluxUnavailable("It was killed")
+            return real(*_, **__)
+
+        real = target._writer.write  # type: ignore[attr-defined]
+        monkeypatch.setattr(target._writer, "write", dies)  # type: ignore[attr-defined]
+        with pytest.raises(InfluxUnavailable, match="killed"):
+            restore(portions, target)
+    with target_of(asked, efd, efd.settings) as target:
+        result = restore(portions, target)
+        assert (result.before, result.rows, result.ok) == (300, 300, True)
+    wanted = {name: series for name, series in before.items() if name.startswith("lsst.sal.Test.")}
+    assert points_of(influx, unique) == wanted

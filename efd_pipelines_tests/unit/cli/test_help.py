@@ -50,6 +50,7 @@ def test_all_commands_of_the_interface_are_there() -> None:
         "archive seal",
         "archive clean",
         "archive reindex",
+        "archive restore",
         "tiers run",
         "publish run",
         "publish status",
@@ -59,6 +60,7 @@ def test_all_commands_of_the_interface_are_there() -> None:
         "exposures check",
         "report storage",
         "export",
+        "sql",
         "config check",
         "config show",
     }
