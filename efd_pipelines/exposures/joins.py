@@ -8,7 +8,7 @@ is computed once. The week of an exposure does not matter to it: a window that c
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -131,7 +131,7 @@ def join_exposures(
             for subject in _subjects(consdb, exposure_config, transformation)
         }
         plan = plan_join(archive, transformation)
-        changes = archive_changes(archive, transformation.datasets)
+        changes = archive_changes(archive, transformation.datasets, _first_read(found.values(), plan, transformation))
         reached = _reached(plan, changes, settings)
         looked = []
         for subject, exposures in found.items():
@@ -198,6 +198,13 @@ def needs_of(tables: ResultTables) -> list[Need]:
         Need(column.name, column.digest, tuple(topic.dataset for topic in column.topics))
         for column in tables.all_columns
     ]
+
+
+def _first_read(found: Iterable[Exposures], plan: Plan, transformation: Transformation) -> int | None:
+    """The first event time that any of the exposures looks at, in UTC microseconds; None where there is none."""
+    begins = [int(exposures.begin_us.min()) for exposures in found if len(exposures)]
+    before = max((before for before, _ in reads_of(plan, transformation).values()), default=0)
+    return min(begins) - before if begins else None
 
 
 def reads_of(plan: Plan, transformation: Transformation) -> dict[Dataset, tuple[int, int]]:

@@ -15,29 +15,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.exposures.results import Provenance, keys_of
 from efd_pipelines.exposures.windows import Exposures
-from efd_pipelines.times import INVALID_TIME, microseconds
+from efd_pipelines.times import INVALID_TIME, Week, microseconds
 from efd_pipelines.topics.names import Dataset, Kind
 
 PATIENCE = timedelta(minutes=10)
 NEVER = -1
 
 _STEADY = frozenset({Kind.TELEMETRY, Kind.METRIC})
-
-_CHANGES = """
-    SELECT dataset, version, epoch_us(time_min) AS first_us, epoch_us(time_max) AS last_us, commit_kind
-    FROM ledger
-    WHERE "table" = 'raw' AND time_min IS NOT NULL AND week NOT IN ('quarantine', 'dead', '')
-      AND dataset IN (SELECT name FROM wanted)
-    ORDER BY dataset, version
-"""
-_KEEPS_ROWS = frozenset({"merge", "widen", "seal", "expire"})
-"""Kinds of commits that write the same rows anew, or none; of what expires, the values stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +69,24 @@ def _place(points: NDArray[np.int64], time_us: NDArray[np.int64]) -> NDArray[np.
     return 2 * index + exact
 
 
-def archive_changes(archive: Archive, datasets: Iterable[Dataset]) -> dict[Dataset, Changes]:
+def archive_changes(
+    archive: Archive, datasets: Iterable[Dataset], since_us: int | None = None
+) -> dict[Dataset, Changes]:
     """The changes of each dataset, by the ledger, which is caught up first where a run died.
+
+    `since_us` is from which event time on they are wanted; those of the newest week are always there.
 
     Raises:
         StoreUnavailable: the store did not answer.
     """
     wanted = sorted(set(datasets))
     archive.ledger.catch_up_pending()
-    names = pa.table({"name": pa.array([dataset.text for dataset in wanted], pa.string())})
-    rows = archive.ledger.sql(_CHANGES, wanted=names)
-    changed = np.array([kind not in _KEEPS_ROWS for kind in rows["commit_kind"].to_pylist()], dtype=bool)
-    columns = {name: rows[name].to_numpy().astype(np.int64) for name in ("version", "first_us", "last_us")}
+    since_week = None if since_us is None else Week.containing(since_us).key
+    rows = archive.ledger.changes(RAW, dict.fromkeys(wanted, NEVER), since_week)
+    rows = rows.filter(pc.is_valid(rows["first_us"]))
+    columns = {name: rows[name].to_numpy() for name in ("version", "first_us", "last_us")}
     of = np.array(rows["dataset"].to_pylist(), dtype=object)
-    return {
-        dataset: Changes(*(columns[name][changed & (of == dataset.text)] for name in columns)) for dataset in wanted
-    }
+    return {dataset: Changes(*(columns[name][of == dataset.text] for name in columns)) for dataset in wanted}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from efd_pipelines.archive.files import DataFile
-from efd_pipelines.archive.reading import IDENTITY, conform, count_once, good_files, wanted_schema
+from efd_pipelines.archive.reading import IDENTITY, conform, count_once, good_files
 from efd_pipelines.archive.tables import TableSnapshot
 from efd_pipelines.times import microseconds
 
@@ -34,9 +34,9 @@ class Stretches:
     @classmethod
     def of(cls, snapshot: TableSnapshot, columns: Sequence[str], begin_us: int, end_us: int) -> Stretches:
         """Both times are included."""
-        there = set(snapshot.schema.names)
+        there = {column.name: column for column in snapshot.schema}
         identity = [name for name in IDENTITY if name in there and name not in columns]
-        schema = wanted_schema(snapshot, ["time", *columns, *identity])
+        schema = pa.schema([there[name] for name in ("time", *columns, *identity)])
         return cls(snapshot, tuple(good_files(snapshot, None, begin_us, end_us + 1)), schema)
 
     @property
