@@ -20,12 +20,13 @@ from efd_pipelines.archive.certificates import (
     read_certificate,
 )
 from efd_pipelines.archive.findings import RESTORE, Audit, counted
+from efd_pipelines.archive.ledger_rows import SEALED
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, seal_guard
 from efd_pipelines.topics.names import Dataset
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
-    from efd_pipelines.archive.audit import Entries
+    from efd_pipelines.archive.entries import Entries
     from efd_pipelines.archive.tables import TableSnapshot
 
 MOST_READ = 10_000
@@ -60,7 +61,7 @@ def _sealed(entries: Entries, week: str | None) -> Iterator[tuple[Dataset, str, 
     frame = entries.frame.filter(~pl.col("week").is_in(["", QUARANTINE, DEAD]))
     if week is not None:
         frame = frame.filter(pl.col("week") == week)
-    is_seal = pl.col("commit_kind") == "seal"
+    is_seal = pl.col("commit_kind").is_in(["seal", SEALED])
     weeks = frame.group_by("dataset", "week").agg(
         pl.col("version").filter(is_seal).max().alias("sealed"),
         pl.col("version").filter(~is_seal).max().alias("changed"),

@@ -6,15 +6,16 @@ time: nobody computes again what has not changed. Rows with gaps stay, with what
 rows and certificate do not agree is left as it is, for the audit to find. Later rows (late records, merges, expiry)
 stand beside the one, until the week is sealed again.
 
-The sealed row's `sealed` is JSON: `versions` that it covers, as ranges; `reached`, for each partition its position, the
-version that reached it, and the position before all of it; `shared`, of commits that changed other weeks too, rows
-and records; `fills`, stretches of time with their rows of history; `history` (rows that were filled in) and
+The sealed row's `sealed` is JSON: `versions` that it covers, as ranges; `reached`, for each of these and partition the
+position, the version that reached it, the position before, and records; `shared`, of commits that changed other weeks
+too, rows and records; `fills`, stretches of time with their rows of history; `history` (rows that were filled in) and
 `superseded` (that Kafka's replaced); `last_us`, the last time of a record of Kafka's; `around`, for gaps by version,
 the times before and after them.
 """
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import pyarrow as pa
 from efd_pipelines.archive.certificates import Certificate, DamagedCertificate, read_certificate
 from efd_pipelines.archive.ledger_rows import (
     GAP,
+    NO_RECORDS,
     RAW,
     REARRANGING,
     SCHEMA,
@@ -82,7 +84,7 @@ def collapse(archive: Archive) -> Collapsed:
     for start in range(0, len(waiting), _DATASETS_AT_ONCE):
         part = waiting[start : start + _DATASETS_AT_ONCE]
         for rows in _rows_of(archive, snapshot, part):
-            new, left = collapsed(rows, _proof(archive, Dataset.parse(rows[0]["dataset"])))
+            new, left = collapsed(rows, proof(archive, Dataset.parse(rows[0]["dataset"])))
             made += _new(rows, new)
             result.left += left
     if made:
@@ -91,10 +93,10 @@ def collapse(archive: Archive) -> Collapsed:
     return result
 
 
-def collapsed(rows: Iterable[Row], proof: Proof) -> tuple[list[Row], int]:
+def collapsed(rows: Iterable[Row], certificate_of: Proof) -> tuple[list[Row], int]:
     """The rows of one table, those of its sealed weeks collapsed; and how many sealed weeks were left as they are."""
     table = _Table(rows)
-    left = sum(not table.collapse(week, version, proof(week)) for version, week in table.seals())
+    left = sum(not table.collapse(week, version, certificate_of(week)) for version, week in table.seals())
     return table.rows(), left
 
 
@@ -114,7 +116,7 @@ class _Table:
         self._drains = sorted(
             (row["version"], row["time_min"], row["time_max"])
             for row in self._good()
-            if row["commit_kind"] == "drain" and row["time_min"] is not None
+            if row["commit_kind"] not in (*NO_RECORDS, SEALED, GAP) and row["time_min"] is not None
         )
 
     def rows(self) -> list[Row]:
@@ -159,8 +161,9 @@ class _Table:
         plain = [row for row in covered if row["commit_kind"] != SEALED]
         seal = next(row for row in plain if row["version"] == sealed_at and row["commit_kind"] == "seal")
         changes = painted(_changes(covered))
-        reached = self._reached(plain, before)
-        epochs = _epochs(covered, reached)
+        ranges = _ranges({version for row in covered for version in _covers(row)})
+        reached = self._reached(plain, before, ranges)
+        positions = {move["partition"]: move["position"] for move in reached}
         return {
             **seal,
             "commit_kind": SEALED,
@@ -171,8 +174,8 @@ class _Table:
             "time_min": certificate.time_min_us,
             "time_max": certificate.time_max_us,
             "records": sum(row["records"] for row in covered),
-            "positions": packed({partition: position for partition, (position, _, _) in reached.items()}),
-            "epochs": packed(epochs),
+            "positions": packed(positions),
+            "epochs": packed(_epochs(covered, positions)),
             "gaps": "[]",
             "schemas": packed(sorted({token for row in covered for token in json.loads(row["schemas"] or "[]")})),
             "names": packed(sorted(f"+{_stem(file.path)}" for file in certificate.files)),
@@ -180,7 +183,7 @@ class _Table:
             "changes": changes_text(changes),
             "sealed": packed(
                 {
-                    "versions": _ranges({v for row in covered for v in _covers(row)}),
+                    "versions": ranges,
                     "reached": reached,
                     "shared": self._shared(plain, before),
                     "fills": _fills(plain, before),
@@ -193,42 +196,55 @@ class _Table:
             ),
         }
 
-    def _reached(self, plain: Sequence[Row], before: Mapping[str, Any] | None) -> dict[str, list[int | None]]:
-        """By partition: its position, the version that reached it, and the position before the first of these rows."""
-        found: dict[str, list[int | None]] = {} if before is None else dict(before["reached"])
-        for row in sorted(plain, key=lambda one: int(one["version"])):
-            for partition, position in _positions(row).items():
-                start = found[partition][2] if partition in found else self._before(partition, row["version"])
-                found[partition] = [position, row["version"], start]
-        return found
+    def _reached(
+        self, plain: Sequence[Row], before: Mapping[str, Any] | None, ranges: Sequence[Sequence[int]]
+    ) -> list[dict[str, Any]]:
+        """Of each stretch of versions and partition: its position, the version that reached it, the position before
+        the stretch, and how many records it has."""
+        found: dict[tuple[int, str], dict[str, Any]] = {}
+        for move in sorted([*_moves_of(plain), *(before["reached"] if before else ())], key=lambda of: of["version"]):
+            partition, version = move["partition"], move["version"]
+            since, until = next(of for of in ranges if of[0] <= version <= of[1])
+            known = found.get((since, partition))
+            if known is None:
+                start = move["before"] if "before" in move else self._before(partition, version)
+                known = {"before": start, "records": 0}
+            known |= {"partition": partition, "position": move["position"], "version": version}
+            known |= {"records": known["records"] + move["records"], "since": since, "until": until}
+            found[since, partition] = known
+        return [found[key] for key in sorted(found)]
 
     def _before(self, partition: str, version: int) -> int | None:
-        return max((to for at, to in self._moves.get(partition, []) if at < version), default=None)
+        moves = self._moves.get(partition, [])
+        place = bisect.bisect_left(moves, (version,))
+        return moves[place - 1][1] if place else None
 
-    def _shared(self, plain: Sequence[Row], before: Mapping[str, Any] | None) -> dict[str, list[int]]:
+    def _shared(self, plain: Sequence[Row], before: Mapping[str, Any] | None) -> list[dict[str, int]]:
         """Rows and records of the commits that changed other weeks too: those are balanced with the others' rows."""
-        found: dict[str, list[int]] = {} if before is None else dict(before["shared"])
+        found = {} if before is None else {of["version"]: dict(of) for of in before["shared"]}
         for row in plain:
-            if len(self._weeks_of[row["version"]]) > 1:
-                rows, records = found.get(str(row["version"]), [0, 0])
-                found[str(row["version"])] = [rows + row["rows"], records + row["records"]]
-        return found
+            version = row["version"]
+            if len(self._weeks_of[version]) > 1:
+                share = found.setdefault(version, {"version": version, "rows": 0, "records": 0})
+                share["rows"] += row["rows"]
+                share["records"] += row["records"]
+        return [found[version] for version in sorted(found)]
 
-    def _around(self, sealed_at: int, before: Mapping[str, Any] | None) -> dict[str, list[int | None]]:
+    def _around(self, sealed_at: int, before: Mapping[str, Any] | None) -> list[dict[str, int | None]]:
         """For each gap that no other sealed row knows: the times of the rows before it and after it."""
-        found: dict[str, list[int | None]] = {} if before is None else dict(before["around"])
+        found = {} if before is None else {of["version"]: of for of in before["around"]}
         known = {
-            int(version)
+            of["version"]
             for row in self._good()
             if row["commit_kind"] == SEALED
-            for version, (_, after) in json.loads(row["sealed"])["around"].items()
-            if after is not None
+            for of in json.loads(row["sealed"])["around"]
+            if of["after"] is not None
         }
         for version in self._gaps:
             if version <= sealed_at and version not in known:
                 after = min((low for at, low, _ in self._drains if at == self._first_drain(version)), default=None)
-                found[str(version)] = [self._last_before(version), after]
-        return found
+                found[version] = {"version": version, "before": self._last_before(version), "after": after}
+        return [found[version] for version in sorted(found)]
 
     def _first_drain(self, version: int) -> int | None:
         return min((at for at, _, _ in self._drains if at >= version), default=None)
@@ -247,7 +263,7 @@ def _versions(rows: Iterable[Row]) -> Iterator[int]:
     """The versions that rows tell of; of a sealed row, those that changed other weeks too."""
     for row in rows:
         if row["commit_kind"] == SEALED:
-            yield from map(int, json.loads(row["sealed"])["shared"])
+            yield from (of["version"] for of in json.loads(row["sealed"])["shared"])
         elif row["commit_kind"] != GAP:
             yield row["version"]
 
@@ -261,16 +277,22 @@ def _positions(row: Row) -> dict[str, int]:
 
 
 def _moves(rows: Iterable[Row]) -> dict[str, list[tuple[int, int]]]:
-    """By partition, the versions that moved it and where to."""
+    """By partition, the versions that moved it and where to, rising."""
     found: dict[str, list[tuple[int, int]]] = {}
     for row in rows:
-        if row["commit_kind"] == SEALED:
-            for partition, (position, version, _) in json.loads(row["sealed"])["reached"].items():
-                found.setdefault(partition, []).append((version, position))
-            continue
-        for partition, position in _positions(row).items():
-            found.setdefault(partition, []).append((row["version"], position))
-    return found
+        moves = json.loads(row["sealed"])["reached"] if row["commit_kind"] == SEALED else _moves_of([row])
+        for of in moves:
+            found.setdefault(of["partition"], []).append((of["version"], of["position"]))
+    return {partition: sorted(moves) for partition, moves in found.items()}
+
+
+def _moves_of(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+    """The positions that commits reached; a commit is of one topic, and its first partition has all its records."""
+    for row in rows:
+        records = row["records"]
+        for partition, position in sorted(_positions(row).items()):
+            yield {"partition": partition, "position": position, "version": row["version"], "records": records}
+            records = 0
 
 
 def _agrees(covered: Sequence[Row], certificate: Certificate) -> bool:
@@ -300,17 +322,17 @@ def _changes(covered: Iterable[Row]) -> Iterator[Change]:
     for row in covered:
         if row["commit_kind"] == SEALED:
             yield from changes_of(row["changes"])
-        elif row["time_min"] is not None and not (row["commit_kind"] in REARRANGING and row["rows"] == 0):
+        elif row["time_min"] is not None and (row["commit_kind"] not in REARRANGING or row["rows"] < 0):
             yield Change(row["time_min"], row["time_max"], row["version"])
 
 
-def _epochs(covered: Iterable[Row], reached: Mapping[str, Sequence[int | None]]) -> dict[str, int]:
+def _epochs(covered: Iterable[Row], reached: Mapping[str, int]) -> dict[str, int]:
     """The leader epochs of the positions that were reached."""
     found = {}
     for row in covered:
         epochs = json.loads(row["epochs"] or "{}")
         for partition, position in _positions(row).items() if epochs else ():
-            if partition in epochs and reached[partition][0] == position:
+            if partition in epochs and reached[partition] == position:
                 found[partition] = epochs[partition]
     return found
 
@@ -337,7 +359,7 @@ def _sum(before: Mapping[str, Any] | None, name: str) -> int:
 
 
 def _last_of_kafka(plain: Iterable[Row], before: Mapping[str, Any] | None) -> int | None:
-    times = [row["time_max"] for row in plain if row["commit_kind"] == "drain"]
+    times = [row["time_max"] for row in plain if row["commit_kind"] not in NO_RECORDS]
     times.append(None if before is None else before["last_us"])
     return max((time for time in times if time is not None), default=None)
 
@@ -391,7 +413,9 @@ def as_rows(table: pa.Table) -> list[Row]:
     return rows
 
 
-def _proof(archive: Archive, dataset: Dataset) -> Proof:
+def proof(archive: Archive, dataset: Dataset) -> Proof:
+    """Reads a dataset's certificates."""
+
     def read(week: str) -> Certificate | None:
         try:
             return read_certificate(archive, dataset, week)

@@ -23,7 +23,8 @@ from efd_pipelines.archive.certificate_audit import audit_certificates
 from efd_pipelines.archive.file_audit import FileAudit
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.findings import REINDEX, REPORT, RESTORE, RESTORE_LOG, Audit, counted
-from efd_pipelines.archive.ledger import RAW, rows_of
+from efd_pipelines.archive.ledger import RAW, hash_of_path, rows_of
+from efd_pipelines.archive.ledger_rows import GAP, SEALED, sealed_versions
 from efd_pipelines.archive.positions import ENDED
 from efd_pipelines.archive.reading import IDENTITY
 from efd_pipelines.archive.recount import Offsets, Partition, recount_deeply
@@ -160,21 +161,52 @@ class _DatasetAudit:
         return snapshot
 
     def _check_ledger(self, files: list[DataFile]) -> None:
-        """Rows, bytes and files of each slice are the table's."""
+        """Rows, bytes and files of each slice are the table's; a week that has collapsed is one slice."""
+        whole = self._collapsed
         table: dict[tuple[str, str], list[int]] = {}
         for file in files:
-            _add(table, (file.week, file.slice), file.rows, file.size_bytes, 1)
+            _add(table, (file.week, "" if file.week in whole else file.slice), file.rows, file.size_bytes, 1)
         ledger: dict[tuple[str, str], list[int]] = {}
         for row in self._entries:
             if row["week"] and self._week in (None, row["week"]):
-                _add(ledger, (row["week"], row["slice"]), row["rows"], row["bytes"], row["files"])
+                place = row["week"], "" if row["week"] in whole else row["slice"]
+                _add(ledger, place, row["rows"], row["bytes"], row["files"])
         for week, key in sorted(set(table) | set(ledger)):
             there, said = table.get((week, key), [0, 0, 0]), ledger.get((week, key), [0, 0, 0])
             if there != said:
                 words = ("rows", "bytes", "files")
                 differing = [f"{a:,} {w}, not {b:,}" for a, b, w in zip(there, said, words, strict=True) if a != b]
-                detail = f"slice {key}: the table has {'; '.join(differing)} as the ledger says"
+                what = f"slice {key}" if key else "the week"
+                detail = f"{what}: the table has {'; '.join(differing)} as the ledger says"
                 self._found(week, "ledger", detail, REINDEX)
+        self._check_names(files)
+
+    @property
+    def _collapsed(self) -> dict[str, int]:
+        """The weeks that have collapsed, with the version up to which they have."""
+        return {row["week"]: row["version"] for row in self._entries if row["commit_kind"] == SEALED}
+
+    def _check_names(self, files: list[DataFile]) -> None:
+        """The ledger names the table's files, in weeks of which it knows all names."""
+        named: dict[str, dict[str, int]] = {}
+        unknown = set()
+        for row in self._entries:
+            if row["names"] is None:
+                unknown.add(row["week"])
+                continue
+            of = named.setdefault(row["week"], {})
+            for name in json.loads(row["names"]):
+                digest = hash_of_path(name)
+                of[digest.lstrip("+-")] = of.get(digest.lstrip("+-"), 0) + (1 if name[0] == "+" else -1)
+        there: dict[str, set[str]] = {}
+        for file in files:
+            there.setdefault(file.week, set()).add(hash_of_path(file.path))
+        for week in sorted(set(named) | set(there)):
+            if week in unknown or not week or self._week not in (None, week):
+                continue
+            live = {digest for digest, count in named.get(week, {}).items() if count > 0}
+            if live != there.get(week, set()):
+                self._found(week, "ledger", "the ledger names other files than the table", REINDEX)
 
     def _go_to(self, snapshot: TableSnapshot, versions: list[int]) -> None:
         """Takes the ledger to where the table is: others go on writing while everything is read.
@@ -183,6 +215,9 @@ class _DatasetAudit:
         """
         self._entries = [row for row in self._entries if row["version"] <= snapshot.version]
         known = {row["version"] for row in self._entries}
+        for row in self._entries:
+            if row["commit_kind"] == SEALED:
+                known |= sealed_versions(row["sealed"])
         for made in self._commits(snapshot, [version for version in versions if version not in known]):
             if made.note.get("kind"):
                 self._entries += [row.as_dict() for row in rows_of(RAW, self._dataset, made)]
@@ -195,7 +230,8 @@ class _DatasetAudit:
             self._found("", "log", f"the log of {relative} lacks version {gone[0]}", RESTORE_LOG)
         by_version: dict[int, list[dict[str, Any]]] = {}
         for row in self._entries:
-            by_version.setdefault(row["version"], []).append(row)
+            if row["commit_kind"] not in (SEALED, GAP):
+                by_version.setdefault(row["version"], []).append(row)
         for made in self._commits(snapshot, versions):
             if made.version in by_version:
                 self._compare_commit(made, by_version[made.version])
@@ -215,7 +251,12 @@ class _DatasetAudit:
     def _compare_commit(self, made: Commit, entered: list[dict[str, Any]]) -> None:
         if not made.note.get("kind"):
             return
-        should = {(row.week, row.slice): row.as_dict() for row in rows_of(RAW, self._dataset, made)}
+        collapsed = self._collapsed
+        should = {
+            (row.week, row.slice): row.as_dict()
+            for row in rows_of(RAW, self._dataset, made)
+            if made.version > collapsed.get(row.week, -1)
+        }
         for row in entered:
             expected = should.pop((row["week"], row["slice"]), None)
             if expected is None:

@@ -17,7 +17,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -90,12 +90,13 @@ class Ledger(LedgerTable):
                 connection.register(name, relation)
             return connection.sql(query).to_arrow_table()
 
-    def changes(self, table: str, since: Mapping[Dataset, int], weeks: Collection[str] | None = None) -> pa.Table:
+    def changes(self, table: str, since: Mapping[Dataset, int], since_week: str | None = None) -> pa.Table:
         """What commits after a version of each dataset changed: dataset, version, week, slice, first_us, last_us.
 
-        Consumers find their work by this. Commits that rearrange rows, or let them go, change nothing; where no time is
-        known, the times are null and `slice` says what was touched. Of a week that is sealed, each stretch of time has
-        the newest version that changed it. Only of some `weeks`, where given.
+        Consumers find their work by this. Commits that rearrange rows, or let a week go, change nothing; merges that
+        leave rows of history out do. Where no time is known, the times are null and `slice` says what was touched. Of a
+        week that is sealed, each stretch of time has the newest version that changed it. With `since_week`, only of
+        weeks from that one on, and of a dataset's newest.
         """
         import polars as pl
 
@@ -105,11 +106,11 @@ class Ledger(LedgerTable):
         )
         of = self.frame(["commit_kind", "rows", "time_min", "time_max", "changed", "month"])
         of = of.filter((pl.col("table") == table) & ~pl.col("week").is_in(["", QUARANTINE, DEAD]))
-        if weeks is not None:
-            of = of.filter(pl.col("week").is_in(list(weeks)))
         of = of.join(after, on="dataset").filter(pl.col("version") > pl.col("after"))
+        if since_week is not None:
+            of = of.filter((pl.col("week") >= since_week) | (pl.col("week") == pl.col("week").max().over("dataset")))
         kind = pl.col("commit_kind")
-        still = kind.is_in(REARRANGING) & (pl.col("rows") == 0)
+        still = kind.is_in(REARRANGING) & (pl.col("rows") >= 0)
         plain = of.filter(~still & ~kind.is_in(["expire", SEALED, GAP])).select(
             "dataset",
             "version",

@@ -32,6 +32,9 @@ GAP = "gap"
 REARRANGING = ("merge", "widen", "seal")
 """Kinds of commits that write the same rows anew, or none."""
 
+NO_RECORDS = (*REARRANGING, "expire", "fill")
+"""Kinds of commits that bring no record of Kafka's."""
+
 _UTC = pa.timestamp("us", tz="UTC")
 
 SCHEMA = pa.schema(

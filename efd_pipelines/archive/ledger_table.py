@@ -7,6 +7,7 @@ What belongs here: what is true of the table as a table. What its rows say: `led
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ RELATIVE = "ledger/commits"
 _MAX_SMALL_FILES = 64
 _SMALL_ROWS = 100_000
 _FILE_ROWS = 500_000
+_READ_AT_ONCE = {False: 1, True: 16}
+"""Files, of which there are some for each month; on S3 each takes 60 ms of waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,8 @@ class LedgerTable:
 
     def _parts(self, snapshot: TableSnapshot, columns: Collection[str], months: Collection[str] | None) -> pa.Table:
         schema = part_of_schema(columns)
-        parts = [self._read(file, schema) for file in snapshot.files(months)]
+        with ThreadPoolExecutor(_READ_AT_ONCE[self._store.is_remote]) as pool:
+            parts = list(pool.map(lambda file: self._read(file, schema), snapshot.files(months)))
         return pa.concat_tables([schema.empty_table(), *parts])
 
     def frame(self, columns: Collection[str]) -> pl.DataFrame:

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.form import Survey, form_of, survey, write_merged
 from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
+from efd_pipelines.archive.ledger_rows import GAP, SEALED
 from efd_pipelines.archive.reading import IDENTITY
 from efd_pipelines.archive.runs import Room, Run, merged
 from efd_pipelines.archive.schemas import WriterSchemas
@@ -321,11 +322,15 @@ def crowded(
 
     at = (datetime.now(UTC) if now is None else now) - grace(archive)
     found: dict[Dataset, list[str]] = {}
-    frame = pl.DataFrame(archive.ledger.table(months, ("files", "bytes")))
+    frame = pl.DataFrame(archive.ledger.table(months, ("files", "bytes", "commit_kind"))).filter(pl.col("table") == RAW)
+    # What a week that has collapsed has in each slice is one file.
+    sealed = frame.filter(pl.col("commit_kind") == SEALED).select("dataset", "week", pl.lit(1).alias("base"))
     held = (
-        frame.filter((pl.col("table") == RAW) & (pl.col("slice") != ""))
+        frame.filter((pl.col("slice") != "") & (pl.col("commit_kind") != GAP))
         .group_by("dataset", "week", "slice")
         .agg(pl.col("files").sum(), pl.col("bytes").sum())
+        .join(sealed, on=["dataset", "week"], how="left")
+        .with_columns(pl.col("files") + pl.col("base").fill_null(0))
         .filter(pl.col("files") > 1)
         .sort("dataset", "week", "slice")
     )

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efd_pipelines.archive.findings import REPORT, Audit, counted
+from efd_pipelines.archive.ledger_rows import SEALED
 from efd_pipelines.archive.positions import ENDED, Source, covered_datasets
 from efd_pipelines.kafka.backlog import read_backlog
 from efd_pipelines.kafka.brokers import Brokers, Watermarks
@@ -26,7 +27,7 @@ from efd_pipelines.topics.names import Dataset
 if TYPE_CHECKING:
     import polars as pl
 
-    from efd_pipelines.archive.audit import Entries
+    from efd_pipelines.archive.entries import Entries
     from efd_pipelines.settings import Settings
 
 MOST_COUNTED = 2_000_000
@@ -179,24 +180,25 @@ def _span(feed: Feed, moves: pl.DataFrame) -> Span:
 
     names = feed.names()
     mine = moves.filter(pl.col("partition").is_in(list(names)) & (pl.col("position") != ENDED)).sort("version")
-    steps = [
-        (version, names[partition], position, before, records)
-        for version, partition, position, before, records in mine.select(
-            "version", "partition", "position", "before", "records"
-        ).iter_rows()
-    ]
+    columns = ("version", "kind", "partition", "position", "before", "records", "since", "until")
+    steps = list(mine.select(columns).iter_rows(named=True))
     lows = {partition: marks.low for partition, marks in feed.watermarks.items()}
-    first = 1 + max((v for v, partition, _, before, _ in steps if not _is_whole(before, lows[partition])), default=-1)
+    gone = [of["until"] for of in steps if not _is_whole(of["before"], lows[names[of["partition"]]])]
+    first = 1 + max(gone, default=-1)
+    for of in sorted(steps, key=lambda one: int(one["since"])):
+        if of["since"] < first <= of["until"]:  # a week that has collapsed is counted whole or not at all
+            first = of["until"] + 1
     span = Span(feed)
     counted_versions = set()
-    for version, partition, position, before, records in steps:
-        if version < first:
+    for of in steps:
+        if of["since"] < first:
             continue
-        begins = span.ranges.get(partition, (before or 0, 0))[0]
-        span.ranges[partition] = (begins, position)
-        if version not in counted_versions:
-            counted_versions.add(version)
-            span.records += records
+        partition = names[of["partition"]]
+        begins = span.ranges.get(partition, (of["before"] or 0, 0))[0]
+        span.ranges[partition] = (begins, of["position"])
+        if of["kind"] == SEALED or of["version"] not in counted_versions:
+            counted_versions.add(of["version"])
+            span.records += of["records"]
     return span
 
 

@@ -2,8 +2,9 @@
 
 A table's log gives the rows of every commit that it still has, and the table itself what it holds: the difference is
 what commits older than the log left, and becomes one row per slice. What the old ledger knows of those is kept where
-it agrees with that; gaps always are, since nothing else remembers them. All of it replaces the old ledger in one
-commit, under the guard of compaction; what runs append meanwhile stays.
+it agrees with that; gaps always are, since nothing else remembers them. The rows of sealed weeks collapse again
+(`collapse.py`). All of it replaces the old ledger in one commit, under the guard of compaction; what runs append
+meanwhile stays.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from efd_pipelines.archive.collapse import Row, as_rows, collapsed, proof
 from efd_pipelines.archive.ledger import RAW, SCHEMA, LedgerRow, once, relative_of, rows_of
+from efd_pipelines.archive.ledger_rows import GAP, SEALED, sealed_versions
 from efd_pipelines.archive.tables import Commit, DamagedTable, TableSnapshot, log_versions, open_table, read_log
 from efd_pipelines.errors import ArchiveError, NameRejected, StoreUnavailable
 from efd_pipelines.topics.names import Dataset
@@ -78,6 +80,8 @@ def reindex(archive: Archive, *, progress: Progress | None = None) -> Reindexed:
             result.problems.append(Unread(relative, error.message, error.remedy))
             new |= {of: rows for of, rows in old.items() if relative_of(of[0], Dataset.parse(of[1])) == relative}
             continue
+        if table == RAW:
+            rows, _ = collapsed(rows, proof(archive, Dataset.parse(name[1])))
         new[name] = once(pa.Table.from_pylist(rows, schema=SCHEMA))
         if progress:
             progress(n + 1, len(places))
@@ -127,7 +131,7 @@ def _tables(archive: Archive) -> Iterator[tuple[str, str]]:
 
 def _rows_of_table(
     archive: Archive, table: str, relative: str, old: Mapping[_Name, pa.Table], result: Reindexed
-) -> tuple[_Name, list[dict[str, Any]]]:
+) -> tuple[_Name, list[Row]]:
     snapshot = open_table(archive.store, relative)
     if snapshot is None:
         raise DamagedTable(f"{relative} is no table")
@@ -140,11 +144,54 @@ def _rows_of_table(
     rows = [row.as_dict() for made in ours for row in rows_of(table, dataset, made)]
     result.tables += 1
     result.commits += len(ours)
-    if versions and versions[0] > 0:
-        known = old.get((table, dataset.text), SCHEMA.empty_table())
-        earlier = known.filter(pc.less(known["version"], versions[0])).to_pylist()
-        rows = _base(table, dataset, snapshot, commits, earlier) + rows
+    first = versions[0] if versions else snapshot.version + 1
+    known = old.get((table, dataset.text), SCHEMA.empty_table())
+    if first > 0:
+        rows = _with_earlier(table, dataset, snapshot, commits, rows, _earlier(known, first))
     return (table, dataset.text), rows
+
+
+def _earlier(known: pa.Table, first: int) -> list[Row]:
+    """The old ledger's rows of commits that the log no longer has; of a week that has collapsed, all."""
+    rows = as_rows(known)
+    kept = {
+        row["week"]: row["version"]
+        for row in rows
+        if row["commit_kind"] == SEALED and min(sealed_versions(row["sealed"])) < first
+    }
+    return [
+        row
+        for row in rows
+        if (row["version"] < first and row["commit_kind"] != SEALED)
+        or (row["commit_kind"] in (SEALED, GAP) and row["version"] <= kept.get(row["week"], -1))
+    ]
+
+
+def _with_earlier(
+    table: str,
+    dataset: Dataset,
+    snapshot: TableSnapshot,
+    commits: Sequence[Commit],
+    rows: list[Row],
+    earlier: list[Row],
+) -> list[Row]:
+    """The rows of the log, and those before it where all together say what the table holds."""
+    whole = as_rows(once(pa.Table.from_pylist([*earlier, *rows], schema=SCHEMA)))
+    collapsed_weeks = {row["week"] for row in whole if row["commit_kind"] == SEALED}
+
+    def unit(week: str, key: str) -> tuple[str, str]:
+        return week, "" if week in collapsed_weeks else key
+
+    held: dict[tuple[str, str], list[int]] = {}
+    for file in snapshot.files():
+        _add(held, unit(file.week, file.slice), file.rows, file.size_bytes, 1)
+    said: dict[tuple[str, str], list[int]] = {}
+    for row in whole:
+        if row["week"]:
+            _add(said, unit(row["week"], row["slice"]), row["rows"], row["bytes"], row["files"])
+    if held == said or not (earlier or commits):
+        return whole
+    return [*_base(table, dataset, snapshot, commits, earlier), *rows]
 
 
 def _one(archive: Archive, relative: str, version: int) -> Iterator[Commit]:
@@ -161,9 +208,9 @@ def _dataset(snapshot: TableSnapshot) -> Dataset:
 
 
 def _base(
-    table: str, dataset: Dataset, snapshot: TableSnapshot, commits: Sequence[Commit], earlier: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """What the commits before the log left: the old ledger's rows where they agree, else one row per slice."""
+    table: str, dataset: Dataset, snapshot: TableSnapshot, commits: Sequence[Commit], earlier: list[Row]
+) -> list[Row]:
+    """What the commits before the log left, one row per slice."""
     left: dict[tuple[str, str], list[int]] = {}
     files = snapshot.files()
     for file in files:
@@ -172,15 +219,9 @@ def _base(
         for sign, of in ((-1, made.added), (1, made.removed)):
             for file in of:
                 _add(left, (file.week, file.slice), sign * file.rows, sign * file.size_bytes, sign)
-    known: dict[tuple[str, str], list[int]] = {}
-    for row in earlier:
-        if row["week"]:
-            _add(known, (row["week"], row["slice"]), row["rows"], row["bytes"], row["files"])
-    if known == left:
-        return earlier
     whole = sum(of[0] for of in left.values())
     first = commits[0]
-    found: list[dict[str, Any]] = []
+    found: list[Row] = []
     for week, key in sorted(left) or [("", "")]:
         rows, size, count = left.get((week, key), (0, 0, 0))
         mine = [file for file in files if (file.week, file.slice) == (week, key)]

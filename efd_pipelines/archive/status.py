@@ -53,7 +53,7 @@ def status(archive: Archive, settings: Settings | None = None) -> list[WeekStatu
                sum(rows)::BIGINT AS rows, sum(bytes)::BIGINT AS bytes, sum(files)::BIGINT AS files,
                sum(avro_bytes)::BIGINT AS avro_bytes,
                min(time_min) AS first, max(time_max) AS last,
-               arg_max(commit_kind, version) = 'seal' AS sealed, bool_or(commit_kind = 'expire') AS expired
+               arg_max(commit_kind, version) IN ('seal', 'sealed') AS sealed, bool_or(commit_kind = 'expire') AS expired
         FROM ledger WHERE "table" = 'raw' AND week <> '' GROUP BY dataset, week ORDER BY dataset, week
         """
     )

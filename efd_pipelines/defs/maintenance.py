@@ -5,6 +5,7 @@ Dagster never forgets a run: the live jobs leave thousands a day, and what they 
 the hour (measured: 25 events of 1.6 kB per run). Old runs that say nothing that is still the last word are deleted.
 """
 
+import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from efd_pipelines.defs.archive import raw_archive
 from efd_pipelines.defs.events import RAW, log_untold
 from efd_pipelines.defs.failures import explained
 from efd_pipelines.defs.tiers import ONE_SECOND, tier_1s
+from efd_pipelines.errors import StaleWriter
 from efd_pipelines.resources import Deployment
 
 LIVE_JOBS = ("drain", "summarise", "join", "discover", "merge", "verify")
@@ -29,13 +31,17 @@ _RECORDS_AT_ONCE = 500
 
 @dg.op(out=dg.Out(dg.Nothing))
 def complete_ledger(context: dg.OpExecutionContext, deployment: Deployment) -> None:
-    """Enters what killed runs did not enter into the ledger, compacts it, and tells Dagster of all that changed."""
+    """Enters what killed runs did not enter into the ledger, makes it small, and tells Dagster of all that changed."""
+    from efd_pipelines.archive.collapse import collapse
+
     with explained():
         archive = deployment.archive()
         archive.ledger.catch_up_pending()
         tables = [(table, one) for table in (RAW, ONE_SECOND) for one in archive.datasets(table=table)]
         found = archive.ledger.catch_up(tables)
         replaced = archive.ledger.compact()
+        with contextlib.suppress(StaleWriter):  # another round is at it
+            collapse(archive)
         told = log_untold(context, archive, raw_archive.key, RAW)
         told += log_untold(context, archive, tier_1s.key, ONE_SECOND)
         context.add_output_metadata({"commits_entered": found, "files_replaced": replaced, "partitions_told": told})

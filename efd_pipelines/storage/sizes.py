@@ -116,7 +116,8 @@ _OUTSIDE_QUERY = """
 _TOPIC_QUERY = """
     SELECT week, dataset AS topic, any_value(component) AS component, any_value(kind) AS kind,
            CAST(coalesce(sum(rows) FILTER (raw), 0) AS BIGINT) AS rows,
-           CAST(coalesce(sum(rows) FILTER (raw AND commit_kind NOT IN ('fill', 'expire')), 0) AS BIGINT) AS messages,
+           CAST(coalesce(sum(rows - coalesce(CAST(sealed->'history' AS BIGINT), 0))
+                         FILTER (raw AND commit_kind NOT IN ('fill', 'expire')), 0) AS BIGINT) AS messages,
            CAST(coalesce(sum(files) FILTER (raw), 0) AS BIGINT) AS files,
            CAST(coalesce(sum(avro_bytes) FILTER (raw), 0) AS BIGINT) AS size_bytes,
            CAST(coalesce(sum(avro_bytes) FILTER (raw), 0) AS BIGINT) AS avro_bytes,

@@ -16,35 +16,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.expiry import is_expired
 from efd_pipelines.archive.ledger import RAW
-from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice, SliceUnit, slice_starts
+from efd_pipelines.archive.slices import Slice, SliceUnit, slice_starts
 from efd_pipelines.archive.tables import TableSnapshot, open_table
 from efd_pipelines.tiers.tier import Tier, aggregated
 from efd_pipelines.topics.names import Dataset
 
 EXAMINED = "examined"
 _THREADS = 4
-
-_REARRANGING = ("merge", "widen", "seal")
-_CHANGES = f"""
-    SELECT l.dataset, l.version, l.slice,
-           epoch_us(l.time_min) AS time_min_us, epoch_us(l.time_max) AS time_max_us
-    FROM ledger l JOIN wanted w ON l.dataset = w.dataset
-    WHERE l."table" = '{RAW}' AND l.version > w.examined
-      AND l.week NOT IN ('', '{QUARANTINE}', '{DEAD}')
-      AND l.commit_kind <> 'expire'
-      AND NOT (l.commit_kind IN {_REARRANGING} AND l.rows = 0)
-"""  # noqa: S608 - constants of ours
-_KNOWN = f"""
-    SELECT l.dataset, count(DISTINCT l.version) AS versions
-    FROM ledger l JOIN wanted w ON l.dataset = w.dataset
-    WHERE l."table" = '{RAW}' AND l.version > w.examined AND l.version <= w.version
-    GROUP BY l.dataset
-"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,33 +87,19 @@ def _incomplete(
     archive: Archive, raw: Mapping[Dataset, TableSnapshot], tables: Mapping[Dataset, TableSnapshot | None]
 ) -> list[Dataset]:
     """Datasets of which the ledger lacks versions since the last that was examined."""
-    wanted = pa.table(
-        {
-            "dataset": [dataset.text for dataset in raw],
-            "examined": [_examined(tables[dataset]) for dataset in raw],
-            "version": [snapshot.version for snapshot in raw.values()],
-        }
-    )
-    known = {row["dataset"]: row["versions"] for row in archive.ledger.sql(_KNOWN, wanted=wanted).to_pylist()}
+    known = archive.ledger.known_versions([(RAW, dataset) for dataset in raw])
     return [
         dataset
         for dataset, snapshot in raw.items()
-        if known.get(dataset.text, 0) < snapshot.version - _examined(tables[dataset])
+        if not set(range(_examined(tables[dataset]) + 1, snapshot.version + 1)) <= known.get((RAW, dataset.text), set())
     ]
 
 
 def _changes(archive: Archive, tables: Mapping[Dataset, TableSnapshot | None]) -> dict[str, list[Mapping[str, Any]]]:
     """What the ledger says has changed since each tier's table was last complete, by dataset."""
-    if not tables:
-        return {}
-    wanted = pa.table(
-        {
-            "dataset": [dataset.text for dataset in tables],
-            "examined": [_examined(snapshot) for snapshot in tables.values()],
-        }
-    )
     changes: dict[str, list[Mapping[str, Any]]] = {}
-    for row in archive.ledger.sql(_CHANGES, wanted=wanted).to_pylist():
+    examined = {dataset: _examined(snapshot) for dataset, snapshot in tables.items()}
+    for row in archive.ledger.changes(RAW, examined).to_pylist():
         changes.setdefault(row["dataset"], []).append(row)
     return changes
 
@@ -145,7 +113,7 @@ def _touched(changes: Sequence[Mapping[str, Any]], unit: SliceUnit) -> dict[Slic
     """The tier's slices that changes touched, each with the last version that did."""
     touched: dict[Slice, int] = {}
     for change in changes:
-        low, high = change["time_min_us"], change["time_max_us"]
+        low, high = change["first_us"], change["last_us"]
         if low is None or high is None:
             whole = Slice.parse(change["slice"])
             low, high = whole.start_us, whole.end_us - 1

@@ -25,6 +25,7 @@ LEDGER = pa.schema(
         "files": pa.int64(),
         "avro_bytes": pa.int64(),
         "at": pa.timestamp("us", tz="UTC"),
+        "sealed": pa.string(),
     }
 )
 ARRIVED = datetime(2026, 11, 3, 5, tzinfo=UTC)
