@@ -45,7 +45,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
     ]
     return dg.Definitions(
         assets=[*fixed, *exposures.exposure_assets(configuration.exposures)],
-        asset_checks=[checks.archive_checks, retention.expired_is_covered, publishing.influx_checks],
+        asset_checks=[checks.archive_checks, retention.expired_is_covered, *publishing.CHECKS],
         jobs=jobs.JOBS,
         schedules=[*schedules.SCHEDULES, retention.expire_schedule(configuration, policy)],
         sensors=sensors.SENSORS,

@@ -16,7 +16,7 @@ from efd_pipelines.defs.dead_letters import replay_dead_letters
 from efd_pipelines.defs.exports import export_dataset, export_if_asked
 from efd_pipelines.defs.exposures import join_new_exposures
 from efd_pipelines.defs.maintenance import complete_ledger, forget_old_runs
-from efd_pipelines.defs.publishing import influx_checks, publish
+from efd_pipelines.defs.publishing import CHECKS, publish
 from efd_pipelines.defs.reports import report_storage, storage_throughput
 from efd_pipelines.defs.retention import expire, expired_is_covered
 from efd_pipelines.defs.sealing import clean_archive, merge_slices, seal_weeks
@@ -93,7 +93,7 @@ def daily_round() -> None:
 
 verify = dg.define_asset_job(
     "verify",
-    selection=dg.AssetSelection.checks(archive_checks, expired_is_covered, influx_checks),
+    selection=dg.AssetSelection.checks(archive_checks, expired_is_covered, *CHECKS),
     description="Asks whether last night is archived, and whether anything was lost, doubled or could not be read.",
     tags=_LIVE,
 )

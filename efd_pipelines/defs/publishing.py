@@ -220,28 +220,34 @@ _KEPT = (
 )
 
 
-@dg.multi_asset_check(
-    name="influx_checks",
-    specs=[
-        dg.AssetCheckSpec(name, asset=asset, description=description)
-        for asset in ASSETS
-        for name, description in (("point_counts_equal", _EQUAL), ("retention_is_set", _KEPT))
-    ],
-)
-def influx_checks(context: dg.AssetCheckExecutionContext, deployment: Deployment) -> Iterator[dg.AssetCheckResult]:
-    from efd_pipelines.publishing.server import Influx
+def _checks(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
+    """The checks of one publication. Apart, so that it can be materialised alone."""
+    key = asset.key
 
-    with explained():
-        archive = deployment.archive()
-        if not archive.settings.influx_url:
-            for asset in ASSETS:
+    @dg.multi_asset_check(
+        name=f"{key.to_user_string()}_checks",
+        specs=[
+            dg.AssetCheckSpec(name, asset=asset, description=description)
+            for name, description in (("point_counts_equal", _EQUAL), ("retention_is_set", _KEPT))
+        ],
+    )
+    def influx_checks(context: dg.AssetCheckExecutionContext, deployment: Deployment) -> Iterator[dg.AssetCheckResult]:
+        from efd_pipelines.publishing.server import Influx
+
+        with explained():
+            archive = deployment.archive()
+            if not archive.settings.influx_url:
                 for name in ("point_counts_equal", "retention_is_set"):
-                    yield dg.AssetCheckResult(asset_key=asset.key, check_name=name, passed=True, description=_OFF)
-            return
-        with Influx(archive.settings) as influx:
-            for asset in ASSETS:
-                yield loudly(context, _point_counts_equal(archive, influx, asset.key))
-                yield loudly(context, _retention_is_set(archive, influx, asset.key))
+                    yield dg.AssetCheckResult(asset_key=key, check_name=name, passed=True, description=_OFF)
+                return
+            with Influx(archive.settings) as influx:
+                yield loudly(context, _point_counts_equal(archive, influx, key))
+                yield loudly(context, _retention_is_set(archive, influx, key))
+
+    return influx_checks
+
+
+CHECKS = [_checks(asset) for asset in ASSETS]
 
 
 def _point_counts_equal(archive: "Archive", influx: Any, key: dg.AssetKey) -> dg.AssetCheckResult:

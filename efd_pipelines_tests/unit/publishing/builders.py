@@ -13,7 +13,19 @@ from efd_pipelines.configuration import load_configuration
 from efd_pipelines.settings import load_settings
 from efd_pipelines_tests.unit.tiers.builders import EVENT, FAST, HOUR_US, MONDAY_US, SECOND_US, SLOW, archive_rows, rows
 
-__all__ = ["EVENT", "FAST", "HOUR_US", "MONDAY_US", "SECOND_US", "SLOW", "archive_rows", "fast_rows", "rows", "site"]
+__all__ = [
+    "EVENT",
+    "FAST",
+    "HOUR_US",
+    "MONDAY_US",
+    "SECOND_US",
+    "SLOW",
+    "archive_rows",
+    "fast_rows",
+    "policy",
+    "rows",
+    "site",
+]
 
 _POLICY = """
 publishing:
@@ -23,11 +35,16 @@ publishing:
 """
 
 
-def site(directory: Path, url: str, unique: str, retention_days: str = "null", **settings: Any) -> Archive:
-    """An archive that publishes to a server, into databases whose names begin with `unique`."""
+def policy(directory: Path, unique: str, retention_days: str = "null") -> Path:
+    """A configuration that publishes into databases whose names begin with `unique`."""
     path = directory / "efd.yaml"
     path.write_text(_POLICY.format(unique, retention_days))
-    configuration = load_configuration(path)
+    return path
+
+
+def site(directory: Path, url: str, unique: str, retention_days: str = "null", **settings: Any) -> Archive:
+    """An archive that publishes to a server, into databases whose names begin with `unique`."""
+    configuration = load_configuration(policy(directory, unique, retention_days))
     environ = {"EFD_INFLUX_URL": url}
     found = load_settings(environ, None, archive=str(directory / "archive"), configuration=configuration, **settings)
     return Archive(found)
