@@ -13,7 +13,11 @@ from efd_pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from efd_pipelines.exposures.checking import KnownTopics
+    from efd_pipelines.exposures.explaining import Explanation
     from efd_pipelines.settings import Settings
+
+_SAMPLES_SHOWN = 10
+_FIELDS_SHOWN = 6
 
 app = typer.Typer(rich_markup_mode=None, help="Join telemetry to exposures, into ConsDB.")
 
@@ -38,15 +42,18 @@ def run(
     start: Beginning = None,
     end: End = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Also exposures whose values are up to date.")] = False,
+    nulls_overwrite: Annotated[
+        bool, typer.Option("--nulls-overwrite", help="A value that there is no more becomes NULL; by default it stays.")
+    ] = False,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the values of exposures and write them to ConsDB.
+    """Compute the values of exposures and visits and write them to ConsDB.
 
-    Only those whose telemetry is new or has changed since they were computed.
+    Only those columns whose telemetry or configuration is new or has changed since they were computed.
     """
     from efd_pipelines.archive.archive import Archive
-    from efd_pipelines.exposures.configuration import find_join
+    from efd_pipelines.exposures.configured import find_join
     from efd_pipelines.exposures.joins import join_exposures
     from efd_pipelines.settings import load_settings
 
@@ -64,6 +71,7 @@ def run(
             end=ends,
             run=run_name(),
             recompute=recompute,
+            nulls_overwrite=nulls_overwrite,
             progress=gauge.step,
         )
     counts = {
@@ -75,14 +83,24 @@ def run(
         "unchanged": result.unchanged,
         "unended": result.unended,
         "waiting": result.waiting,
+        "visits": result.visits,
     }
     if as_json:
-        print_json({"instrument": result.instrument, **counts, "skipped": result.skipped})
+        print_json(
+            {
+                "instrument": result.instrument,
+                **counts,
+                "skipped": result.skipped,
+                "warnings": result.warnings,
+            }
+        )
     else:
         print_facts({**counts, "columns not computed": len(result.skipped)}, result.instrument)
         print_table(
             "Not computed", ("column", "because"), sorted(result.skipped.items()), empty="Every column was computed."
         )
+        if result.warnings:
+            print_table("Computed without some topics", ("column", "because"), sorted(result.warnings.items()))
     if strict and result.skipped:
         raise typer.Exit(1)
 
@@ -96,7 +114,8 @@ def check(config: Config, as_json: AsJson = False) -> None:
     Topics are those of the schema registry where brokers and registry are set, else those of the archive.
     """
     from efd_pipelines.exposures.checking import check_configuration
-    from efd_pipelines.exposures.configuration import find_join, load_transformation
+    from efd_pipelines.exposures.configuration import load_transformation
+    from efd_pipelines.exposures.configured import find_join
     from efd_pipelines.settings import load_settings
 
     settings = load_settings()
@@ -118,6 +137,68 @@ def check(config: Config, as_json: AsJson = False) -> None:
         print_table("Problems", ("at", "column", "kind", "detail"), rows, empty="No problems.")
     if not found.ok:
         raise typer.Exit(1)
+
+
+@app.command(
+    "explain",
+    epilog=example(
+        "efd exposures explain mt_mount_azimuth_position_mean 2026112100042",
+        "efd exposures explain at_mount_jitter_azimuth 2026112100042 --config config_latiss.yaml --json",
+    ),
+)
+def explain_value(
+    column: Annotated[str, typer.Argument(metavar="COLUMN", help="A column of the transformation configuration.")],
+    exposure: Annotated[int, typer.Argument(metavar="EXPOSURE", help="Its exposure_id, or visit_id.")],
+    config: Annotated[
+        str, typer.Option("--config", metavar="CONFIG", help="An instrument or a file, where several have the column.")
+    ] = "",
+    all_samples: Annotated[bool, typer.Option("--all", help="All samples, not the first and last ten.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show where one value comes from: the window, the topics, the samples, the arithmetic.
+
+    It is computed again from the archive; exit 1 where ConsDB has another value.
+    """
+    from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.exposures.configured import find_join, join_with_column
+    from efd_pipelines.exposures.explaining import explain
+    from efd_pipelines.settings import load_settings
+
+    settings = load_settings()
+    join = find_join(settings, config) if config else join_with_column(settings, column)
+    found = explain(Archive(settings), settings, join, column, exposure)
+    document = {name: getattr(found, name) for name in found.__slots__}
+    if as_json:
+        print_json(document)
+    else:
+        _print_explanation(document, found, all_samples)
+    if not found.agrees:
+        raise typer.Exit(1)
+
+
+def _print_explanation(document: dict[str, Any], found: Explanation, all_samples: bool) -> None:
+    tables = ("sources", "samples", "steps", "value", "stored", "fields")
+    print_facts({name: value for name, value in document.items() if name not in tables})
+    print_table(
+        "Topics",
+        ("topic", "columns of the archive", "version", "samples"),
+        [(one.topic, _shortened(one.columns), one.version, one.samples) for one in found.sources],
+    )
+    shown = list(found.samples)
+    if not all_samples and len(shown) > 2 * _SAMPLES_SHOWN:
+        shown = shown[:_SAMPLES_SHOWN] + shown[-_SAMPLES_SHOWN:]
+    print_table(
+        f"Samples: {len(shown)} of {len(found.samples)}",
+        ("time", _shortened(found.fields)),
+        [(one.time.isoformat(), _shortened(one.values)) for one in shown],
+        empty="No sample in the window.",
+    )
+    print_facts({"arithmetic": "; ".join(found.steps), "value": found.value, "in ConsDB": found.stored})
+
+
+def _shortened(values: tuple[Any, ...]) -> str:
+    texts = [str(value) for value in values]
+    return ", ".join(texts if len(texts) <= _FIELDS_SHOWN else [*texts[:_FIELDS_SHOWN], f"… {len(texts)} in all"])
 
 
 def _known_topics(settings: Settings) -> KnownTopics:

@@ -81,7 +81,7 @@ def compute(plan: Plan, windows: Windows, progress: Progress | None = None) -> V
         StoreUnavailable: the archive does not answer.
     """
     result = Values.nothing(plan, windows)
-    combined: dict[tuple[int, int], list[_Part]] = {}
+    combined: dict[tuple[int, int], list[Part]] = {}
     for n, reading in enumerate(plan.readings):
         if progress is not None:
             progress(f"Joining {reading.dataset}", n, len(plan.readings))
@@ -114,7 +114,7 @@ def _stretches(reading: Reading, windows: Windows) -> list[tuple[Stretches, Indi
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """The samples that one topic gives to a column of several."""
 
     names: tuple[str, ...]
@@ -129,7 +129,7 @@ def _fill(
     windows: Windows,
     members: Indices,
     result: Values,
-    combined: dict[tuple[int, int], list[_Part]],
+    combined: dict[tuple[int, int], list[Part]],
 ) -> None:
     first, end = bounds(series.time_us, windows.begin_us + selection.start_offset_us, windows.end_us)
     if not (end > first).any():
@@ -148,7 +148,7 @@ def _fill(
         if plan.columns[n].is_combined:
             names = _names(selection, len(series.block))
             for row in np.flatnonzero(end > first).tolist():
-                part = _Part(names, _window_samples(series, windows, row, first, end))
+                part = Part(names, _window_samples(series, windows, row, first, end))
                 combined.setdefault((n, int(members[row])), []).append(part)
 
 
@@ -207,7 +207,7 @@ def _window_samples(series: Series, windows: Windows, row: int, first: Indices, 
     return Samples.of(series.time_us[low:high], series.block[:, low:high].T, *window)
 
 
-def _put_together(column: PlannedColumn, n: int, member: int, parts: list[_Part], result: Values) -> None:
+def _put_together(column: PlannedColumn, n: int, member: int, parts: list[Part], result: Values) -> None:
     samples = together(parts, column.fields)
     result.samples[member, n] = samples.valid.size
     if column.interval_us is not None:
@@ -222,7 +222,7 @@ def reduced(samples: Samples, interval_us: int) -> Samples:
     return Samples(means.time_us, means.block.T, samples.begin_us, samples.end_us)
 
 
-def together(parts: list[_Part], fields: tuple[str, ...]) -> Samples:
+def together(parts: list[Part], fields: tuple[str, ...]) -> Samples:
     """The samples of several topics in the order of time; fields of one name are one quantity."""
     names = fields or tuple(dict.fromkeys(name for part in parts for name in part.names))
     place = {name: n for n, name in enumerate(names)}

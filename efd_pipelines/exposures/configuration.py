@@ -3,7 +3,7 @@
 The grammar is that of the ConsDB transformed EFD (efd-facts.md §5.1): its files load unchanged. Stricter than the
 service it comes from: a key that is not known is an error with its line, and `start_offset` is honoured both on the
 column and in `function_args`. Comparing a configuration with the topics that exist: `checking.py`. Which instruments
-are joined, and with which file: `exposures` of `EFD_CONFIG`.
+are joined, and with which file: `configured.py`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from efd_pipelines.configuration import ExposureJoin
-from efd_pipelines.errors import NameRejected, SettingsError, UsageError
+from efd_pipelines.errors import NameRejected, SettingsError
 from efd_pipelines.exposures.functions import FUNCTIONS, Arguments, Function
 from efd_pipelines.exposures.identifiers import check_identifier
-from efd_pipelines.settings import Settings
 from efd_pipelines.topics.names import Dataset, nearest
 
 BUILTIN = "builtin:"
@@ -285,38 +283,6 @@ def builtin_transformations() -> list[str]:
     return sorted(
         f"{BUILTIN}{name.removesuffix('.yaml').partition('_')[0]}" for name in names if name.endswith(".yaml")
     )
-
-
-def find_join(settings: Settings, config: str) -> ExposureJoin:
-    """The join that a command line's CONFIG means: an instrument of the configuration, its file, or another file.
-
-    The instrument of a file that is not configured is told by its name, `config_<instrument>.yaml`.
-
-    Raises:
-        UsageError: it means none.
-    """
-    joins = settings.configuration.exposures
-    for join in joins:
-        if config in (join.instrument, join.config) or Path(config).absolute() == Path(join.config).absolute():
-            return join
-    named = re.fullmatch(r"(?:.*_)?([a-z][a-z0-9]*)", Path(config).stem)
-    if config.endswith((".yaml", ".yml")) and Path(config).is_file() and named:
-        return ExposureJoin(instrument=named[1], config=config)
-    known = ", ".join(join.instrument for join in joins) or "none"
-    raise UsageError(
-        f"{config!r} is no instrument and no transformation configuration",
-        remedy=f"Name an instrument ({known}), or a file config_<instrument>.yaml.",
-    )
-
-
-def datasets_read(settings: Settings) -> frozenset[Dataset]:
-    """The datasets that any configured join reads: what is to be archived within minutes.
-
-    Raises:
-        TransformationError: a configured file is wrong.
-    """
-    joins = settings.configuration.exposures
-    return frozenset(dataset for join in joins for dataset in load_transformation(join.config).datasets)
 
 
 def _text_of(config: str) -> str:

@@ -148,7 +148,7 @@ class Observatory:
         name = f"{schema}_{table}" if engine.dialect.name == "sqlite" else f"{schema}.{table}"
         try:
             with engine.connect() as connection:
-                found = connection.execute(sa.text(f"SELECT * FROM {name} ORDER BY exposure_id"))
+                found = connection.execute(sa.text(f"SELECT * FROM {name} ORDER BY 1, 2, 3, 4, 5"))
                 return [dict(row) for row in found.mappings()]
         finally:
             engine.dispose()

@@ -13,11 +13,10 @@ from efd_pipelines.errors import UsageError
 from efd_pipelines.exposures.configuration import (
     TransformationError,
     builtin_transformations,
-    datasets_read,
-    find_join,
     load_transformation,
     parse_transformation,
 )
+from efd_pipelines.exposures.configured import datasets_read, find_join, join_with_column
 from efd_pipelines.exposures.functions import FUNCTIONS
 from efd_pipelines.settings import Settings
 from efd_pipelines_tests.unit.exposures.builders import a_column, a_configuration
@@ -185,3 +184,15 @@ def test_a_join_is_found_by_instrument_by_file_and_by_the_files_name(tmp_path: P
 def test_the_datasets_that_joins_read_are_known_without_a_database() -> None:
     names = {dataset.text for dataset in datasets_read(settings_with(ExposureJoin(instrument="lsstcam")))}
     assert {"lsst.sal.MTMount.azimuth", "lsst.sal.ESS.temperature"} <= names
+
+
+def test_a_column_finds_its_instrument(tmp_path: Path) -> None:
+    (tmp_path / "at").mkdir()
+    latiss = ExposureJoin(instrument="latiss", config=a_configuration(tmp_path / "at", a_column("mine")))
+    settings = settings_with(latiss, ExposureJoin(instrument="lsstcam"))
+    assert join_with_column(settings, "mine") == latiss
+    with pytest.raises(UsageError, match=r"has a column mine2; did you mean mine"):
+        join_with_column(settings, "mine2")
+    both = settings_with(latiss, ExposureJoin(instrument="lsstcam", config=latiss.config))
+    with pytest.raises(UsageError, match=r"Several instruments.*latiss, lsstcam"):
+        join_with_column(both, "mine")

@@ -1,4 +1,4 @@
-"""Functions of transformation configurations, against computations by pandas, statistics and scipy."""
+"""Functions of transformation configurations, against numpy, scipy, pandas and the standard library."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import statistics
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from efd_pipelines.exposures.functions import FUNCTIONS, Samples
+from efd_pipelines.exposures.functions import FROM_TIER_1S, FUNCTIONS, Samples
+from efd_pipelines.exposures.moments import interval_means, moments
+from efd_pipelines.tiers.rows import TableRows
+from efd_pipelines.tiers.summary import summarise
 
 NAN = float("nan")
 
@@ -94,3 +100,135 @@ def test_zero_is_a_value() -> None:
 def test_an_argument_that_a_function_does_not_take_is_named() -> None:
     with pytest.raises(ValueError, match=r"ddo.*arguments of stddev: ddof"):
         FUNCTIONS["stddev"].parse_arguments({"ddo": 1})
+
+
+def some(rows: int, fields: int, seed: int = 3) -> tuple[Any, Any]:
+    """Times that are not even, some of them the same, and values with gaps."""
+    rng = np.random.default_rng(seed)
+    time_us = np.sort(rng.integers(1_690_000_000_400_000, 1_690_000_030_000_000, rows))
+    values = rng.standard_normal((rows, fields)) * 5 + 70
+    values[rng.random(values.shape) < 0.2] = NAN
+    return time_us, values
+
+
+def test_the_functions_of_all_elements_agree_with_numpy() -> None:
+    time_us, values = some(200, 3)
+    flat = values[~np.isnan(values)]
+    assert value("median", values, time_us) == np.median(flat)
+    assert value("percentile", values, time_us, percentile=12.5) == np.percentile(flat, 12.5)
+    assert value("range", values, time_us) == np.ptp(flat)
+    assert value("count", values, time_us) == flat.size
+    assert value("mean", values, time_us) == pytest.approx(flat.mean(), rel=1e-14)
+    assert value("stddev", values, time_us, ddof=0) == pytest.approx(flat.std(), rel=1e-13)
+
+
+def test_a_slope_is_that_of_the_least_squares_line_in_seconds() -> None:
+    time_us, values = some(200, 2)
+    rows, fields = np.nonzero(~np.isnan(values))
+    line = stats.linregress((time_us[rows] - time_us[0]) / 1e6, values[rows, fields])
+    assert value("slope", values, time_us) == pytest.approx(line.slope, rel=1e-9)
+    assert value("slope", [1.0, 3.0], [0, 500_000]) == 4.0
+    assert np.isnan(value("slope", [1.0, 3.0], [7, 7]))
+
+
+def test_first_and_last_are_the_ends_of_what_is_known() -> None:
+    assert (value("first", [NAN, 2.0, 3.0]), value("last", [1.0, 2.0, NAN])) == (2.0, 2.0)
+    assert value("first", [[NAN, NAN], [NAN, 6.0], [7.0, 8.0]]) == 6.0
+
+
+def test_a_time_weighted_mean_holds_each_sample_until_the_next() -> None:
+    seconds = np.array([1.0, 4.0, 8.0])
+    held = Samples.of((seconds * 1e6).astype(np.int64), np.array([[10.0], [20.0], [40.0]]), 0, 10_000_000)
+    expected = np.repeat([10.0, 20.0, 40.0], [30, 40, 20]).mean()
+    assert FUNCTIONS["time_weighted_mean"].of_samples(held, FUNCTIONS["time_weighted_mean"].parse_arguments({})) == (
+        pytest.approx(expected)
+    )
+
+
+def test_a_time_weighted_mean_takes_from_a_look_back_what_was_at_the_beginning() -> None:
+    before = Samples.of(np.array([-9_000_000, -4_000_000, 5_000_000]), np.array([[99.0], [2.0], [4.0]]), 0, 10_000_000)
+    assert FUNCTIONS["time_weighted_mean"].of_samples(before, FUNCTIONS["mean"].parse_arguments({})) == 3.0
+    instant = Samples.of(np.array([-9, -4]), np.array([[99.0], [2.0]]), 0, 0)
+    assert FUNCTIONS["time_weighted_mean"].of_samples(instant, FUNCTIONS["mean"].parse_arguments({})) == 2.0
+
+
+@given(st.integers(1, 120), st.integers(1, 4), st.integers(0, 1000))
+def test_moments_of_many_windows_are_those_of_each(rows: int, fields: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    _, values = some(rows, fields, seed)
+    first = rng.integers(0, rows, 7)
+    end = np.minimum(first + rng.integers(0, 40, 7), rows)
+    narrow = values.T.astype(np.float32)
+    found = moments(narrow, first, end)
+    pooled = found.pooled()
+    for n, (low, high) in enumerate(zip(first, end, strict=True)):
+        for field in [*range(fields), None]:
+            part = (
+                narrow[:, low:high].astype(np.float64) if field is None else narrow[field, low:high].astype(np.float64)
+            )
+            known = part[~np.isnan(part)]
+            of, at = (pooled, 0) if field is None else (found, field)
+            assert of.count[n, at] == known.size
+            if known.size:
+                assert of.mean[n, at] == pytest.approx(known.mean(), rel=1e-13)
+                assert of.squares[n, at] == pytest.approx(((known - known.mean()) ** 2).sum(), rel=1e-9, abs=1e-9)
+                assert (of.low[n, at], of.high[n, at]) == (known.min(), known.max())
+            else:
+                assert np.isnan(of.mean[n, at])
+
+
+def test_a_large_offset_costs_no_digits_of_the_spread() -> None:
+    values = 1e9 + np.array([1.0, 2.0, 3.0, 4.0])
+    found = moments(values[None, :], np.array([0]), np.array([4]))
+    assert found.squares[0, 0] == 5.0
+
+
+def test_intervals_are_reduced_as_pandas_resamples() -> None:
+    time_us, values = some(200, 3)
+    values[time_us // 1_000_000 == 1_690_000_007, 1] = NAN
+    first, end = np.array([0, 20, 50, 50]), np.array([200, 90, 50, 51])
+    found = interval_means(time_us, values.T, first, end, 1_000_000)
+    for n, (low, high) in enumerate(zip(first, end, strict=True)):
+        frame = pd.DataFrame(values[low:high], index=pd.to_datetime(time_us[low:high], unit="us"))
+        expected = frame.resample("1s").mean()[frame.resample("1s").size() > 0]
+        mine = slice(found.first[n], found.end[n])
+        np.testing.assert_allclose(found.block.T[mine], expected.to_numpy(), rtol=1e-13)
+        assert (found.time_us[mine] == expected.index.astype("datetime64[us]").astype(np.int64)).all()
+
+
+def test_what_only_picks_samples_or_extremes_does_not_change_by_intervals() -> None:
+    time_us, values = some(300, 1)
+    whole = np.array([0]), np.array([300])
+    means = interval_means(time_us, values.T, *whole, 1_000_000)
+    for name, function in FUNCTIONS.items():
+        if not function.of_means:
+            assert name in {"min", "max", "range", "first", "last", "most_recent_value"}
+    assert abs(value("max", means.block.T, means.time_us) - value("max", values, time_us)) > 1e-3
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=60), st.integers(0, 999_999))
+def test_the_functions_of_the_1_s_tier_are_exactly_those_that_it_answers(numbers: list[float], phase: int) -> None:
+    """Whole seconds of a window from the tier, its edges from the samples: equal to the bit, or not allowed."""
+    time_us = 1_690_000_000_000_000 + phase + 130_000 * np.arange(len(numbers))
+    values = np.array(numbers, dtype=np.float32)
+    table = pa.table({"time": pa.array(time_us, pa.timestamp("us", tz="UTC")), "x": values})
+    tier = summarise(TableRows(table), 1_000_000)
+    starts = tier["time"].cast(pa.int64()).to_numpy()
+    begin, end = int(time_us[0]), int(time_us[-1])
+    whole = (starts >= begin) & (starts + 1_000_000 <= end)
+    edges = values[~np.isin(time_us // 1_000_000 * 1_000_000, starts[whole])]
+    low = min([*tier["min_x"].to_numpy()[whole], *edges])
+    high = max([*tier["max_x"].to_numpy()[whole], *edges])
+    answered = {"min": float(low), "max": float(high), "range": float(high) - float(low)}
+    assert set(answered) == FROM_TIER_1S
+    for name, found in answered.items():
+        assert found == value(name, values)
+
+
+def test_a_mean_of_the_1_s_tier_would_change_the_value() -> None:
+    time_us = 1_690_000_000_000_000 + 50_000 * np.arange(20)
+    values = np.linspace(1.0, 1.1, 20, dtype=np.float32)
+    table = pa.table({"time": pa.array(time_us, pa.timestamp("us", tz="UTC")), "x": values})
+    (mean,) = summarise(TableRows(table), 1_000_000)["mean_x"].to_pylist()
+    assert mean != value("mean", values)
+    assert "mean" not in FROM_TIER_1S
