@@ -9,8 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.files import write_data_file
+from efd_pipelines.archive.ledger import rows_of
+from efd_pipelines.archive.slices import Slice, SliceUnit, slice_starts
+from efd_pipelines.archive.tables import commit
 from efd_pipelines.configuration import load_configuration
 from efd_pipelines.settings import load_settings
+from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.unit.tiers.builders import EVENT, FAST, HOUR_US, MONDAY_US, SECOND_US, SLOW, archive_rows, rows
 
 __all__ = [
@@ -64,3 +69,26 @@ def fast_rows(start_us: int, seconds: float, *, seed: int = 1, first_offset: int
         "mode": pa.array([f'mode "{n % 3}"' for n in range(count)]),
     }
     return rows(times, columns, sal_index=(np.arange(count) % 2 + 1).tolist(), first_offset=first_offset)
+
+
+def tier_rows(archive: Archive, table: pa.Table, dataset: Dataset = FAST, tier: str = "1s") -> None:
+    """Commits rows as those of a tier, a file for each hour, without the archive that they would be made of."""
+    relative = archive.relative(dataset, tier)
+    starts = slice_starts(table["time"].cast(pa.int64()).to_numpy(), SliceUnit.HOUR)
+    parts = [
+        (Slice(int(start), SliceUnit.HOUR), table.filter(pa.array(starts == start))) for start in np.unique(starts)
+    ]
+    files = [write_data_file(archive.store, relative, part.week.key, part.key, rows) for part, rows in parts]
+    made = commit(
+        archive.store,
+        relative,
+        None,
+        add=files,
+        transactions={},
+        schema=table.schema,
+        description={"slice": "hour", "arrays": "flat"},
+        note={"kind": "tier", "run": "test"},
+    )
+    archive.ledger.append(rows_of(tier, dataset, made))
+    raw = rows([table["time"].cast(pa.int64())[0].as_py()], {})
+    archive_rows(archive, dataset, raw)
