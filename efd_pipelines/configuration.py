@@ -136,6 +136,20 @@ class InfluxPolicy(_Section):
         return database
 
 
+class ConsdbTable(_Section):
+    """Which columns of the 1 s tier of which datasets are in ConsDB: globs over names."""
+
+    topic: str = Field(min_length=1)
+    columns: tuple[str, ...] = Field(min_length=1)
+
+
+class ConsdbPolicy(_Section):
+    """What of the 1 s tier is written into ConsDB, in tables of `schema_name`; nothing by default."""
+
+    schema_name: str = Field(default="efd_1s", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    tables: tuple[ConsdbTable, ...] = ()
+
+
 class Publishing(_Section):
     """What is published, where EFD_INFLUX_URL is set; each into databases of its own."""
 
@@ -145,6 +159,7 @@ class Publishing(_Section):
     influx_events: InfluxPolicy = InfluxPolicy(
         kinds=(Kind.EVENT, Kind.COMMAND, Kind.ACK), database="efd_events_{subsystem}_{year}", retention_days=365.0
     )
+    consdb_1s: ConsdbPolicy = ConsdbPolicy()
 
     @model_validator(mode="after")
     def _databases_are_distinct(self) -> Self:

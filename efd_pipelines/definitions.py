@@ -21,6 +21,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
     from efd_pipelines.defs import (
         archive,
         checks,
+        consdb,
         exposures,
         jobs,
         publishing,
@@ -41,13 +42,18 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
         sealing.sealed_archive,
         tiers.tier_1s,
         *publishing.ASSETS,
+        consdb.consdb_1s,
         reports.storage_throughput,
     ]
     return dg.Definitions(
         assets=[*fixed, *exposures.exposure_assets(configuration.exposures)],
         asset_checks=[checks.archive_checks, retention.expired_is_covered, *publishing.CHECKS],
         jobs=jobs.JOBS,
-        schedules=[*schedules.SCHEDULES, retention.expire_schedule(configuration, policy)],
+        schedules=[
+            *schedules.SCHEDULES,
+            retention.expire_schedule(configuration, policy),
+            consdb.consdb_schedule(configuration),
+        ],
         sensors=sensors.SENSORS,
         resources={"deployment": Deployment(), **resources},
         # A run works many topics side by side by itself; a process per step costs 3 s more each.

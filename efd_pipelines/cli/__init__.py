@@ -24,6 +24,7 @@ from efd_pipelines.cli import (
     archive,
     backfill,
     config,
+    consdb,
     demo,
     exports,
     exposures,
@@ -63,6 +64,7 @@ seal.add_to(archive.app)
 reindex.add_to(archive.app)
 app.add_typer(tiers.app, name="tiers")
 app.add_typer(publish.app, name="publish")
+consdb.add_to(publish.app)
 app.add_typer(exposures.app, name="exposures")
 app.add_typer(reports.app, name="report")
 app.add_typer(retention.app, name="retention")

@@ -12,12 +12,14 @@ import dagster as dg
 
 from efd_pipelines.defs.archive import drain_backlog, drain_whole_backlog, raw_archive
 from efd_pipelines.defs.checks import archive_checks
+from efd_pipelines.defs.consdb import publish_consdb
 from efd_pipelines.defs.dead_letters import replay_dead_letters
 from efd_pipelines.defs.exports import export_dataset, export_if_asked
 from efd_pipelines.defs.exposures import join_new_exposures
 from efd_pipelines.defs.maintenance import complete_ledger, forget_old_runs
 from efd_pipelines.defs.publishing import CHECKS, publish
 from efd_pipelines.defs.reports import report_storage, storage_throughput
+from efd_pipelines.defs.restoring import restore
 from efd_pipelines.defs.retention import expire, expired_is_covered
 from efd_pipelines.defs.sealing import clean_archive, merge_slices, seal_weeks
 from efd_pipelines.defs.sources import discover_topics
@@ -122,6 +124,7 @@ JOBS: list[Any] = [
     drain,
     summarise,
     publish,
+    publish_consdb,
     join,
     merge,
     verify,
@@ -129,6 +132,7 @@ JOBS: list[Any] = [
     export,
     backfill_archive,
     heal_archive,
+    restore,
     daily_round,
     expire,
     replay_dead_letters,

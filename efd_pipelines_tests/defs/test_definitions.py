@@ -23,6 +23,7 @@ ASSETS = {
     "influx_1s",
     "influx_1m",
     "influx_events",
+    "consdb_1s",
     "storage_throughput",
     "cdb_lsstcam/exposure",
     "efd_lsstcam/exposure_efd",
@@ -33,6 +34,7 @@ JOBS = {
     "drain",
     "summarise",
     "publish",
+    "publish_consdb",
     "join",
     "merge",
     "verify",
@@ -40,12 +42,13 @@ JOBS = {
     "export",
     "backfill_archive",
     "heal_archive",
+    "restore",
     "daily_round",
     "expire",
     "replay_dead_letters",
 }
 SENSORS = {"discover", "drain", "summarise", "publish", "join"}
-SCHEDULES = {"weekly_report", "daily_round", "verify", "merge", "heal_history", "expire"}
+SCHEDULES = {"weekly_report", "daily_round", "verify", "merge", "heal_history", "expire", "publish_consdb"}
 GROUPS = {"sources", "archive", "tiers", "publishing", "exposures", "reports"}
 EXTERNAL = {"kafka", "cdb_lsstcam/exposure"}
 CHECKS = {
@@ -117,7 +120,7 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
 def test_what_feeds_the_archive_is_on_from_the_start(definitions: dg.Definitions) -> None:
     repository = definitions.get_repository_def()
     assert all(sensor.default_status is dg.DefaultSensorStatus.RUNNING for sensor in repository.sensor_defs)
-    feeding = [schedule for schedule in repository.schedule_defs if schedule.name != "expire"]
+    feeding = [schedule for schedule in repository.schedule_defs if schedule.name not in ("expire", "publish_consdb")]
     assert all(schedule.default_status is dg.DefaultScheduleStatus.RUNNING for schedule in feeding)
     assert all(sensor.description for sensor in repository.sensor_defs)
     assert all(schedule.description for schedule in repository.schedule_defs)

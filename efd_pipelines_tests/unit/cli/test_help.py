@@ -56,6 +56,7 @@ def test_all_commands_of_the_interface_are_there() -> None:
         "publish status",
         "publish rejected",
         "publish admin",
+        "publish consdb",
         "exposures run",
         "exposures check",
         "report storage",
