@@ -45,7 +45,8 @@ def times(start: datetime, count: int, step_s: float) -> np.ndarray[Any, Any]:
 
 def array_column(name: str, element: int | None, type_: pa.DataType) -> pa.Field[Any]:
     column = name if element is None else f"{name}{element}"
-    return arrow_field(Column(column, name, element, type_, "deg", f"{name} of the test"))
+    units = "second" if "timestamp" in name or name == "interval" else "deg"
+    return arrow_field(Column(column, name, element, type_, units, f"{name} of the test"))
 
 
 def table_of(time_us: np.ndarray[Any, Any], fields: Mapping[str, Any]) -> pa.Table:
