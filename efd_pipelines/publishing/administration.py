@@ -250,12 +250,13 @@ def _client(influx: Influx) -> Iterator[Any]:
 @contextlib.contextmanager
 def _mapping(influx: Influx) -> Iterator[None]:
     """Errors of influxdb-client, and of urllib3 below it, as ours."""
+    from influxdb_client.client.exceptions import InfluxDBError
     from influxdb_client.rest import ApiException
     from urllib3.exceptions import HTTPError
 
     try:
         yield
-    except (ApiException, HTTPError) as error:
+    except (ApiException, InfluxDBError, HTTPError) as error:
         raise _mapped(influx, error) from error
 
 
