@@ -4,7 +4,7 @@ All on the same frames in one run: ours, as a drain does it but for reading; fas
 `to_parquet`); pyruhvro and pyarrow with their defaults; writing Parquet as we do from tables that are ready; reading
 from the broker without looking at records; and a whole drain. Rates are MB of Avro per second of wall time, CPU is
 milliseconds of one processor per MB. What ours archived is compared with what fastavro reads.
-`--live` is a run of its own: `benchmarks.sinks.live`.
+`--live` and `--iceberg` are runs of their own: `benchmarks.sinks.live`, `benchmarks.sinks.iceberg`.
 """
 
 from __future__ import annotations
@@ -286,6 +286,10 @@ def measure(options: argparse.Namespace) -> Figures:
         from benchmarks.sinks.live import measure_live
 
         return measure_live(options)
+    if options.iceberg:
+        from benchmarks.sinks.iceberg import measure_iceberg
+
+        return measure_iceberg(options)
     with (
         tempfile.TemporaryDirectory(prefix="efd-bench-", dir=options.directory) as scratch,
         bench_site(Path(scratch) / "servers") as site,
@@ -359,6 +363,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
                         "anchors.md has them, or the simulated observatory's signals")  # fmt: skip
     parser.add_argument("--directory", type=Path, default=None, help="where files and the broker's log are written")
     parser.add_argument("--live", action="store_true", help="measure lag and catching up on a simulated observatory")
+    parser.add_argument("--iceberg", action="store_true", help="measure the Iceberg sink on Kafka Connect beside ours")
+    parser.add_argument("--commit-s", type=int, default=10, help="with --iceberg: how often the sink commits")
     parser.add_argument("--seconds", type=float, default=300.0, help="how long to run live")
     parser.add_argument("--outage-s", type=float, default=600.0, help="with --live: the outage to catch up with")
     parser.add_argument("--cadence-s", type=float, default=120.0, help="with --live: the fast class's interval")
@@ -377,6 +383,9 @@ BENCHMARK = Benchmark(
         "CPU of ours to CPU of encoding only": ("ours_cpu_ms_mb", "encode_only_cpu_ms_mb"),
         "end to end to ours": ("end_to_end_mb_s", "ours_mb_s"),
         "decoding to pyruhvro's": ("decode_ours_mb_s", "decode_pyruhvro_mb_s"),
+        "end to end to the Iceberg sink": ("end_to_end_mb_s", "iceberg_mb_s"),
+        "CPU of the Iceberg sink to ours": ("iceberg_cpu_ms_mb", "end_to_end_cpu_ms_mb"),
+        "peak memory of the Iceberg sink to ours": ("iceberg_peak_bytes", "end_to_end_peak_bytes"),
         "bytes of files to pyruhvro + pyarrow's": ("file_bytes_ours", "file_bytes_pyruhvro"),
     },
     arguments=_arguments,
