@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from efd_pipelines.servers.cache import NotInstalled, sha256
 
@@ -46,7 +47,12 @@ class MavenFile:
 
 def listed(server: str) -> list[MavenFile]:
     """The files of `server`, from the list beside this module."""
-    lines = (Path(__file__).parent / f"{server}.maven").read_text().splitlines()
+    return listed_in(Path(__file__).parent / f"{server}.maven")
+
+
+def listed_in(path: Path) -> list[MavenFile]:
+    """The files of a list."""
+    lines = path.read_text().splitlines()
     return [_parsed(line) for line in lines if line and not line.startswith("#")]
 
 
@@ -147,9 +153,14 @@ def resolved(coordinates: Iterable[str]) -> list[str]:
         named, needed = repository.resolver.resolve(wanted)
         at_run_time = [each for each in needed if each.scope in ("compile", "runtime")]
         return [
-            f"{each.groupId}:{each.artifactId}:{each.version} {sha256(each.artifact.resolve())}"
+            f"{each.groupId}:{each.artifactId}:{each.version}{_kind(each)} {sha256(each.artifact.resolve())}"
             for each in [*named, *at_run_time]
         ]
+
+
+def _kind(dependency: Any) -> str:
+    """Classifier and packaging, where it is not the artifact's jar: orc-core has a second one, `nohive`."""
+    return f":{dependency.classifier}:{dependency.artifact.packaging}" if dependency.classifier else ""
 
 
 if __name__ == "__main__":
