@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from efd_pipelines.archive.certificate_audit import audit_certified
 from efd_pipelines.archive.entries import COLUMNS, Entries
+from efd_pipelines.archive.expiry import KIND as EXPIRE
 from efd_pipelines.archive.findings import DEEPER, REINDEX, Audit, Finding, counted
 from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.archive.losses import missing_records
@@ -127,6 +128,8 @@ def _audit_balance(audit: Audit, entries: Entries, week: str | None) -> None:
     audit.dead_letters += by_week.get(DEAD, 0)
     audit.quarantined += by_week.get(QUARANTINE, 0)
     audit.records += int(entries.frame["records"].sum())
+    let_go = entries.plain.filter(pl.col("commit_kind") == EXPIRE)
+    audit.expired -= int((let_go if week is None else let_go.filter(pl.col("week") == week))["rows"].sum())
     wrong = entries.commits.with_columns(_surplus().alias("surplus")).filter(pl.col("surplus") != 0)
     wrong = wrong.sort("dataset", "version")
     for dataset, version, kind, rows, records, surplus in wrong.select(

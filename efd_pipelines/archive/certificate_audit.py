@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from efd_pipelines.archive.certificates import (
@@ -19,7 +20,9 @@ from efd_pipelines.archive.certificates import (
     is_valid,
     read_certificate,
 )
-from efd_pipelines.archive.findings import RESTORE, Audit, counted
+from efd_pipelines.archive.expiry import KIND as EXPIRE
+from efd_pipelines.archive.expiry import is_expired
+from efd_pipelines.archive.findings import RESTORE, Audit, Finding, counted
 from efd_pipelines.archive.ledger_rows import SEALED
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, seal_guard
 from efd_pipelines.topics.names import Dataset
@@ -41,36 +44,74 @@ def audit_certified(audit: Audit, entries: Entries, archive: Archive, week: str 
     """Compares certificates with what the ledger says of their weeks."""
     weeks = list(_sealed(entries, week))
     with ThreadPoolExecutor(_READ_AT_ONCE[archive.store.is_remote]) as pool:
-        found = list(pool.map(lambda one: _try(archive, one[0], one[1]), weeks))
-    for (dataset, of, touched, rows, size), read in zip(weeks, found, strict=True):
-        certificate = _readable(audit, dataset, of, read)
-        if certificate is None:
+        found = list(pool.map(lambda one: _try(archive, one.dataset, one.week), weeks))
+    for one, read in zip(weeks, found, strict=True):
+        certificate = _readable(audit, one.dataset, one.week, read)
+        if one.let_go is not None:
+            _audit_expired(audit, one.dataset, one.week, one.let_go, one.rows, certificate)
+        if certificate is None or one.let_go is not None:
             continue
-        _note_counts(audit, dataset, certificate)
-        if touched:
-            _note_reopened(audit, dataset, of)
-        elif (certificate.rows, certificate.size_bytes) != (rows, size):
+        _note_counts(audit, one.dataset, certificate)
+        if one.is_touched:
+            _note_reopened(audit, one.dataset, one.week)
+        elif (certificate.rows, certificate.size_bytes) != (one.rows, one.bytes):
             detail = f"the certificate has {certificate.rows:,} rows in {certificate.size_bytes:,} bytes, the week "
-            audit.found(dataset.text, of, "certificate", f"{detail}{rows:,} in {size:,}", _SEAL_AGAIN)
+            detail += f"{one.rows:,} in {one.bytes:,}"
+            audit.found(one.dataset.text, one.week, "certificate", detail, _SEAL_AGAIN)
 
 
-def _sealed(entries: Entries, week: str | None) -> Iterator[tuple[Dataset, str, bool, int, int]]:
-    """The sealed weeks, newest first: whether touched since, rows and bytes, by the ledger."""
+@dataclass(frozen=True, slots=True)
+class _Week:
+    """A week that was sealed, by the ledger: whether touched since, rows and bytes; rows let go, where it was."""
+
+    dataset: Dataset
+    week: str
+    is_touched: bool
+    rows: int
+    bytes: int
+    let_go: int | None
+
+
+def _sealed(entries: Entries, week: str | None) -> Iterator[_Week]:
+    """The weeks that were sealed, or let go, newest first."""
     import polars as pl
 
     frame = entries.frame.filter(~pl.col("week").is_in(["", QUARANTINE, DEAD]))
     if week is not None:
         frame = frame.filter(pl.col("week") == week)
-    is_seal = pl.col("commit_kind").is_in(["seal", SEALED])
+    is_seal, is_expiry = pl.col("commit_kind").is_in(["seal", SEALED]), pl.col("commit_kind") == EXPIRE
     weeks = frame.group_by("dataset", "week").agg(
         pl.col("version").filter(is_seal).max().alias("sealed"),
         pl.col("version").filter(~is_seal).max().alias("changed"),
         pl.col("rows").sum(),
         pl.col("bytes").sum(),
+        pl.when(is_expiry.any()).then(-pl.col("rows").filter(is_expiry).sum()).alias("let_go"),
     )
-    found = weeks.filter(pl.col("sealed").is_not_null()).sort("week", "dataset", descending=[True, False])
-    for dataset, of, sealed, changed, rows, size in found.head(MOST_READ).iter_rows():
-        yield Dataset.parse(dataset), of, changed is not None and changed > sealed, rows, size
+    known = pl.col("sealed").is_not_null() | pl.col("let_go").is_not_null()
+    found = weeks.filter(known).sort("week", "dataset", descending=[True, False])
+    for dataset, of, sealed, changed, rows, size, let_go in found.head(MOST_READ).iter_rows():
+        is_touched = changed is not None and (sealed is None or changed > sealed)
+        yield _Week(Dataset.parse(dataset), of, is_touched, rows, size, let_go)
+
+
+def _audit_expired(
+    audit: Audit, dataset: Dataset, week: str, let_go: int, late: int, certificate: Certificate | None
+) -> None:
+    """A week that was let go says so on its certificate; one whose files are gone without that is lost."""
+    mark = None if certificate is None else certificate.expired
+    # 0: a ledger that was made anew no longer knows how many they were.
+    if mark is None or (let_go and mark.get("rows") != let_go):
+        said = "no mark" if mark is None else f"a mark of {mark.get('rows')} rows"
+        detail = f"{counted(let_go, 'row')} were removed, the certificate has {said}"
+        finding = Finding(dataset.text, week, "lost", detail, RESTORE)
+        if finding not in audit.problems:  # by the plain audit, when the deep one looks again
+            audit.missing += let_go
+            audit.problems.append(finding)
+        return
+    audit.note(dataset.text, week, "expired", f"{counted(int(mark['rows']), 'row')} were let go: {mark.get('reason')}")
+    if late:
+        detail = f"{counted(late, 'row')} came after the week had expired; tiers do not have them"
+        audit.note(dataset.text, week, "late", detail, f"Nothing to do; `efd retention late {dataset}` lists them.")
 
 
 def _try(archive: Archive, dataset: Dataset, week: str) -> Certificate | DamagedCertificate | None:
@@ -126,11 +167,20 @@ def _audit(audit: Audit, dataset: Dataset, snapshot: TableSnapshot, certificate:
         found(f"it is that of {certificate.dataset}, week {certificate.week}")
         return
     reached = snapshot.transaction_version(seal_guard(week)) or 0
+    if is_expired(snapshot, week):
+        late = sum(file.rows for file in snapshot.files({week}))
+        _audit_expired(audit, dataset, week, certificate.rows, late, certificate)
+        return
     if reached > certificate.seal:
         found(f"it is of seal {certificate.seal}, the week has been sealed {reached} times")
     if not is_valid(certificate, snapshot):
         # Written and not yet committed, or touched since: what it says of files is then history.
-        if reached == certificate.seal:
+        gone = _rows_gone(certificate, snapshot)
+        if gone:
+            audit.missing += gone
+            detail = f"{counted(gone, 'row')} that were certified are gone, and the week has not expired"
+            audit.found(dataset.text, week, "lost", detail, RESTORE)
+        elif reached == certificate.seal:
             _note_reopened(audit, dataset, week)
         return
     for detail in _contradictions(certificate, snapshot):
@@ -139,6 +189,12 @@ def _audit(audit: Audit, dataset: Dataset, snapshot: TableSnapshot, certificate:
         relative = f"{snapshot.relative}/{file.path}"
         if snapshot.store.size(relative) is not None and _sha256(snapshot, relative) != file.sha256:
             found(f"{file.path} does not have the certified SHA-256", RESTORE)
+
+
+def _rows_gone(certificate: Certificate, snapshot: TableSnapshot) -> int:
+    """Certified rows that the week has no more; of history, Kafka's rows may have taken the place since."""
+    from_kafka = sum(origin.rows for origin in certificate.origins if origin.partition is not None)
+    return max(0, from_kafka - sum(file.rows for file in snapshot.files({certificate.week})))
 
 
 def _contradictions(certificate: Certificate, snapshot: TableSnapshot) -> Iterator[str]:

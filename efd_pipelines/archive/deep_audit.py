@@ -4,7 +4,7 @@ It finds what metadata cannot show: bytes that changed, rows that stand twice, r
 their source or their schema, values that contradict one another, a log or a ledger that lies. One dataset at a time;
 of each file the bytes are hashed, and the columns that tell rows apart are read.
 What belongs here: what one dataset's log, ledger and files say about one another. Rows of one file: `file_audit.py`.
-Metadata of all datasets: `audit.py`. Kafka: `recount.py`.
+Metadata of all datasets: `audit.py`. Kafka: `recount.py`, `value_audit.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from efd_pipelines.archive.certificate_audit import audit_certificates
+from efd_pipelines.archive.expiry import KIND as EXPIRE
+from efd_pipelines.archive.expiry import Partition as ExpiredPartition
+from efd_pipelines.archive.expiry import is_expired, offsets_let_go
 from efd_pipelines.archive.file_audit import FileAudit
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.findings import REINDEX, REPORT, RESTORE, RESTORE_LOG, Audit, counted
@@ -33,12 +36,13 @@ from efd_pipelines.archive.sequences import COLUMNS as SEQUENCE_COLUMNS
 from efd_pipelines.archive.sequences import Sequences, has_sequence
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
 from efd_pipelines.archive.tables import Commit, DamagedTable, TableSnapshot, log_versions, read_log
-from efd_pipelines.errors import ArchiveError, SchemaError, StoreUnavailable
+from efd_pipelines.errors import ArchiveError, RegistryUnavailable, SchemaError, SettingsError, StoreUnavailable
+from efd_pipelines.kafka.registry import Registries
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import parse_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
 
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.recount import Feed
@@ -49,7 +53,7 @@ def deep_audit(
 ) -> None:
     """Reads everything of the datasets (of one week, where given), and adds what it finds.
 
-    With `feeds`, what Kafka has of them is compared too, where all weeks are read.
+    With `feeds`, what Kafka has of them is compared too, offset by offset and value by value.
 
     Raises:
         KafkaUnavailable: it was there, and no longer answers.
@@ -59,10 +63,35 @@ def deep_audit(
     _audit_schemas(audit, schemas)
     entries = _ledger_rows(archive, datasets)
     for dataset in datasets:
-        places = _DatasetAudit(archive, audit, dataset, week, schemas, entries.get(dataset.text, [])).all()
+        of_dataset = _DatasetAudit(archive, audit, dataset, week, schemas, entries.get(dataset.text, []))
+        places = of_dataset.all()
         mine = [feed for feed in feeds if feed.dataset == dataset]
-        if mine and week is None:
-            recount_deeply(archive.settings, audit, mine, places)
+        if mine and of_dataset.snapshot is not None:
+            _compare_with_kafka(archive, audit, of_dataset, mine, places, week)
+
+
+def _compare_with_kafka(
+    archive: Archive,
+    audit: Audit,
+    of: _DatasetAudit,
+    feeds: Sequence[Feed],
+    places: Mapping[Partition, Offsets],
+    week: str | None,
+) -> None:
+    """What Kafka has of a dataset; without the registry, which decodes its records, only offsets, and of all weeks."""
+    from efd_pipelines.archive.value_audit import ValueAudit
+
+    assert of.snapshot is not None
+    settings = archive.settings
+    try:
+        settings.require_registry(of.dataset.cluster)
+        with Registries(settings) as registries:
+            values = ValueAudit(audit, archive, of.dataset, of.snapshot, registries, week)
+            recount_deeply(settings, audit, feeds, places, of.let_go, values, week)
+    except (SettingsError, RegistryUnavailable) as error:
+        audit.note(of.dataset.text, week or "", "kafka", f"Values were not compared: {error.message}", error.remedy)
+        if week is None:
+            recount_deeply(settings, audit, feeds, places, of.let_go)
 
 
 def _audit_schemas(audit: Audit, schemas: WriterSchemas) -> None:
@@ -125,14 +154,16 @@ class _DatasetAudit:
     ) -> None:
         self._archive = archive
         self._audit = audit
-        self._dataset = dataset
+        self.dataset = self._dataset = dataset
+        self.snapshot: TableSnapshot | None = None
         self._week = week
         self._schemas = schemas
         self._entries = entries
+        self.let_go: dict[ExpiredPartition, list[range]] = {}
 
     def all(self) -> dict[Partition, Offsets]:
         """Audits it; gives the offsets of what came from Kafka, sorted, by source and partition."""
-        snapshot = self._opened()
+        self.snapshot = snapshot = self._opened()
         if snapshot is None:
             return {}
         files = [file for file in snapshot.files() if self._week in (None, file.week)]
@@ -142,6 +173,8 @@ class _DatasetAudit:
         self._check_ledger(files)
         self._check_positions(snapshot)
         audit_certificates(self._audit, self._archive, self._dataset, snapshot, self._week)
+        self._check_expired(snapshot)
+        self.let_go = offsets_let_go(self._archive, self._dataset, snapshot)
         places = self._check_files(snapshot, files).sorted()
         self._check_places(snapshot, places)
         return places
@@ -271,6 +304,13 @@ class _DatasetAudit:
         for week, key in should:
             detail = f"version {made.version}: the log has slice {key or '-'}, the ledger has not"
             self._found(week, "ledger", detail, REINDEX)
+
+    def _check_expired(self, snapshot: TableSnapshot) -> None:
+        """What the ledger says was let go, the table has a guard of."""
+        weeks = {row["week"] for row in self._entries if row["commit_kind"] == EXPIRE}
+        for week in sorted(weeks if self._week is None else weeks & {self._week}):
+            if not is_expired(snapshot, week):
+                self._found(week, "lost", "its rows were removed as if it had expired, and it has not", RESTORE)
 
     def _check_positions(self, snapshot: TableSnapshot) -> None:
         """The ledger's newest positions are the table's."""

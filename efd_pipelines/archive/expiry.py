@@ -23,6 +23,7 @@ from efd_pipelines.archive.certificates import (
     Certificate,
     CertifiedFile,
     DamagedCertificate,
+    certified_weeks,
     is_valid,
     parse_certificate,
     path_of,
@@ -51,6 +52,10 @@ class NotAsCertified(ArchiveError):
     """A week that is not, or no longer, what its certificate says."""
 
     remedy = "Nothing was removed. The daily round seals the week again; it can expire after that."
+
+
+Partition = tuple[str, int | None]
+"""A source and the number of a partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,28 @@ def expired_weeks(archive: Archive, table: str = RAW) -> dict[str, set[str]]:
 
 
 _EXPIRED = """SELECT DISTINCT dataset, week FROM ledger JOIN wanted USING ("table") WHERE commit_kind = 'expire'"""
+
+
+def offsets_let_go(archive: Archive, dataset: Dataset, snapshot: TableSnapshot) -> dict[Partition, list[range]]:
+    """The offsets between which the rows of expired weeks came from Kafka, by source and partition.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    found: dict[Partition, list[range]] = {}
+    for week in certified_weeks(archive, dataset):
+        if not is_expired(snapshot, week):
+            continue
+        try:
+            certificate = read_certificate(archive, dataset, week)
+        except DamagedCertificate as error:
+            _log.warning("%s", error.message)
+            continue
+        for origin in () if certificate is None or certificate.expired is None else certificate.origins:
+            if origin.first is not None and origin.last is not None:
+                span = range(origin.first, origin.last + 1)
+                found.setdefault((origin.source, origin.partition), []).append(span)
+    return found
 
 
 def read_mark(archive: Archive, table: str, dataset: Dataset, week: Week | str) -> Mark | None:

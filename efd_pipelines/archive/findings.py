@@ -30,7 +30,10 @@ class Finding:
 
 @dataclass(slots=True)
 class Audit:
-    """What the audit found. `records` came from Kafka, `rows` are kept; both over all weeks asked for."""
+    """What the audit found. `records` came from Kafka, `rows` are kept; both over all weeks asked for.
+
+    `expired` rows were let go, with a mark that says so.
+    """
 
     topics: int = 0
     records: int = 0
@@ -39,6 +42,7 @@ class Audit:
     duplicates: int = 0
     dead_letters: int = 0
     quarantined: int = 0
+    expired: int = 0
     problems: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from efd_pipelines.archive.entries import Entries
+    from efd_pipelines.archive.value_audit import ValueAudit
     from efd_pipelines.settings import Settings
 
 MOST_COUNTED = 2_000_000
@@ -265,13 +266,22 @@ def _compare(
 
 
 def recount_deeply(
-    settings: Settings, audit: Audit, feeds: Sequence[Feed], offsets: Mapping[Partition, Offsets]
+    settings: Settings,
+    audit: Audit,
+    feeds: Sequence[Feed],
+    offsets: Mapping[Partition, Offsets],
+    let_go: Mapping[tuple[str, int | None], Sequence[range]] | None = None,
+    values: ValueAudit | None = None,
+    week: str | None = None,
 ) -> None:
     """Reads everything that Kafka has of a dataset's topics, up to where they were read, and looks for each offset.
 
     Args:
         feeds: the topics of one dataset.
         offsets: what the dataset's table has, sorted, by source and partition.
+        let_go: offsets of weeks that have expired, which the archive need not have.
+        values: compares the records with their rows, too.
+        week: only records of this week, which `values` tells; `offsets` are of its rows.
 
     Raises:
         KafkaUnavailable: no answer.
@@ -281,24 +291,49 @@ def recount_deeply(
     by_topic = {span.feed.topic: span.feed for span in spans}
     lost: dict[Partition, list[int]] = {}
     for chunk in _chunks(settings, spans):
-        feed = by_topic[chunk.frames.topic]
-        for partition in np.unique(chunk.frames.partitions).tolist():
-            read = chunk.frames.offsets[chunk.frames.partitions == partition]
+        feed, frames = by_topic[chunk.frames.topic], chunk.frames
+        if values is not None:
+            mine = values.compare(frames, {of: _generations(source) for of, source in feed.sources.items()})
+            frames = frames if week is None else frames.take(np.flatnonzero(mine))
+        for partition in np.unique(frames.partitions).tolist():
+            read = frames.offsets[frames.partitions == partition]
             there = _archived(feed.sources[partition], partition, offsets)
-            missing = read[~np.isin(read, there)].tolist()
+            expired = _let_go(feed.sources[partition], partition, let_go or {})
+            missing = [offset for offset in read[~np.isin(read, there)].tolist() if not _is_in(offset, expired)]
             if missing:
                 lost.setdefault((feed.topic, partition), []).extend(missing)
-    for (topic, partition), missing in sorted(lost.items()):
+    elsewhere = values.elsewhere() if values is not None and week is not None and lost else set()
+    for (topic, partition), found in sorted(lost.items()):
+        sources = _generations(by_topic[topic].sources[partition])
+        missing = [of for of in found if not any((source, partition, of) in elsewhere for source in sources)]
+        if not missing:
+            continue
         audit.missing += len(missing)
         detail = (
             f"{counted(len(missing), 'record')} of {topic}, partition {partition}, in Kafka and below the position, "
             f"but not in the archive: the first at offset {missing[0]}"
         )
-        audit.found(by_topic[topic].dataset.text, "", "lost", detail)
+        audit.found(by_topic[topic].dataset.text, week or "", "lost", detail)
+    if values is not None:
+        values.tell()
+
+
+def _generations(source: Source) -> tuple[str, ...]:
+    """The source's names, the newest last."""
+    return tuple(Source(source.cluster_id, source.topic_id, n).text for n in range(source.generation + 1))
 
 
 def _archived(source: Source, partition: int, offsets: Mapping[Partition, Offsets]) -> Offsets:
     """The offsets that the archive has of a partition, in this generation or one before."""
-    generations = [Source(source.cluster_id, source.topic_id, n).text for n in range(source.generation + 1)]
-    parts = [offsets[text, partition] for text in generations if (text, partition) in offsets]
+    parts = [offsets[text, partition] for text in _generations(source) if (text, partition) in offsets]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _let_go(
+    source: Source, partition: int, let_go: Mapping[tuple[str, int | None], Sequence[range]]
+) -> Sequence[range]:
+    return [span for text in _generations(source) for span in let_go.get((text, partition), ())]
+
+
+def _is_in(offset: int, spans: Sequence[range]) -> bool:
+    return any(offset in span for span in spans)

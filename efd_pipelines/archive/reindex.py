@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from efd_pipelines.archive.collapse import Row, as_rows, collapsed, proof
+from efd_pipelines.archive.expiry import KIND as EXPIRE
+from efd_pipelines.archive.expiry import is_expired, read_mark
 from efd_pipelines.archive.ledger import RAW, SCHEMA, LedgerRow, once, relative_of, rows_of
 from efd_pipelines.archive.ledger_rows import GAP, SEALED, sealed_versions
 from efd_pipelines.archive.tables import Commit, DamagedTable, TableSnapshot, log_versions, open_table, read_log
 from efd_pipelines.errors import ArchiveError, NameRejected, StoreUnavailable
+from efd_pipelines.times import microseconds, parse_time
 from efd_pipelines.topics.names import Dataset
 
 if TYPE_CHECKING:
@@ -148,6 +151,7 @@ def _rows_of_table(
     known = old.get((table, dataset.text), SCHEMA.empty_table())
     if first > 0:
         rows = _with_earlier(table, dataset, snapshot, commits, rows, _earlier(known, first))
+        rows = [*_expired(archive, table, dataset, snapshot, rows, first), *rows]
     return (table, dataset.text), rows
 
 
@@ -192,6 +196,41 @@ def _with_earlier(
     if held == said or not (earlier or commits):
         return whole
     return [*_base(table, dataset, snapshot, commits, earlier), *rows]
+
+
+def _expired(
+    archive: Archive, table: str, dataset: Dataset, snapshot: TableSnapshot, rows: Sequence[Row], first: int
+) -> Iterator[Row]:
+    """A row of each week that was let go and of which neither the log nor the old ledger says so any more."""
+    known = {row["week"] for row in rows if row["commit_kind"] == EXPIRE}
+    place = f"{relative_of(table, dataset)}/_certificates"
+    weeks = [name.removesuffix(".json") for name in archive.store.list(place) if name.endswith(".json")]
+    for week in weeks:
+        mark = read_mark(archive, table, dataset, week) if week not in known and is_expired(snapshot, week) else None
+        if mark is None:
+            continue
+        let_go = LedgerRow(
+            table=table,
+            dataset=dataset,
+            version=first - 1,
+            week=week,
+            slice="",
+            commit_kind=EXPIRE,
+            rows=0,
+            bytes=0,
+            files=0,
+            avro_bytes=0,
+            time_min_us=None,
+            time_max_us=None,
+            records=0,
+            positions={},
+            epochs={},
+            gaps=[],
+            schemas=[],
+            at_us=microseconds(parse_time(mark.at)),
+            run=mark.run,
+        )
+        yield let_go.as_dict()
 
 
 def _one(archive: Archive, relative: str, version: int) -> Iterator[Commit]:

@@ -42,7 +42,7 @@ Datasets = Annotated[
 _RUN_FACTS = ("records", "rows", "bytes", "commits", "dead_letters", "quarantined", "gaps", "topics")
 _REPLAY_FACTS = ("topics", "frames", "replayed", "quarantined", "dead_letters", "commits")
 _STATUS = ("topic", "week", "rows", "bytes", "files", "sealed", "expired", "first", "last", "lag")
-_AUDIT = ("ok", "topics", "records", "rows", "missing", "duplicates", "dead_letters", "quarantined")
+_AUDIT = ("ok", "topics", "records", "rows", "missing", "duplicates", "dead_letters", "quarantined", "expired")
 
 
 @app.command("run", epilog=example("efd archive run", "efd archive run MTM1M3 ESS --until-caught-up --json"))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import DeltaTable
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.certificates import Certificate, CertifiedFile, Origin, write_certificate
@@ -174,12 +175,6 @@ def an_archive_of(root: Path, weeks: Sequence[Week], dataset: Dataset = FAST) ->
 
 
 def weeks_there(archive: Archive, dataset: Dataset, level: str = RAW) -> set[str]:
-    """The weeks of which files count, by another reader of Delta's log than ours."""
-    import duckdb
-    from deltalake import DeltaTable
-
+    """The weeks of which files count, by deltalake itself."""
     uris = DeltaTable(archive.store.uri(archive.relative(dataset, level))).file_uris()
-    if not uris:
-        return set()
-    query = f"SELECT DISTINCT date_trunc('week', time)::DATE::VARCHAR FROM read_parquet({uris!r})"
-    return {row[0] for row in duckdb.execute(query).fetchall()}
+    return {uri.partition("/week=")[2].partition("/")[0] for uri in uris}
