@@ -69,6 +69,17 @@ def clean(archive: Archive, *, datasets: Collection[Dataset] | None = None, run:
     return result
 
 
+def clean_table(snapshot: TableSnapshot, days: float) -> CleanResult:
+    """The same for one table that is not the ledger's to know, of which the caller is the only writer.
+
+    Raises:
+        StoreUnavailable: what was removed before stays removed.
+    """
+    result = CleanResult()
+    _clean(snapshot, int(days * _HOURS_PER_DAY), result)
+    return result
+
+
 def _tables(archive: Archive, datasets: Collection[Dataset] | None) -> Iterator[tuple[str, Dataset]]:
     latest = archive.ledger.latest()
     for table, text in zip(latest["table"].to_pylist(), latest["dataset"].to_pylist(), strict=True):

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.cleaning import clean_table
 from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.archive.reading import good_files
 from efd_pipelines.archive.slices import Slice
@@ -40,6 +41,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, points written, and 0."""
 
 _ATTEMPTS = 5
+_CLEANED_EVERY = 100
 _TOGETHER_CELLS = 4_000_000
 _SECOND_NS = 1_000_000_000
 
@@ -211,6 +213,13 @@ class _Publisher:
         if not groups and stale.examined is not None and records.snapshot is not None:
             records.record(stale.source.version, (), Recorded.none(), SCHEMA.empty_table(), stale.examined, self._run)
         self.result.datasets += bool(groups)
+        self._clean(stale)
+
+    def _clean(self, stale: StaleDataset) -> None:
+        """Now and then: each time something is published, the record of its slice replaces one."""
+        there, before = stale.records.snapshot, stale.recorded_at
+        if there is not None and there.version // _CLEANED_EVERY > before // _CLEANED_EVERY:
+            clean_table(there, self._archive.settings.configuration.sealing.replaced_days)
 
     def _group(self, stale: StaleDataset, group: Sequence[StaleSlice], examined: int | None) -> None:
         """Some slices of one dataset: said, written, recorded."""

@@ -52,6 +52,7 @@ class StaleDataset:
     """What of one dataset must be published from one snapshot of its table.
 
     `examined` is the version that may be recorded once it is; None where other stale slices were left out.
+    `recorded_at` is the version that the records were at.
     """
 
     dataset: Dataset
@@ -61,6 +62,7 @@ class StaleDataset:
     slices: tuple[StaleSlice, ...]
     examined: int | None
     interrupted: Interrupted | None = None
+    recorded_at: int = 0
 
     def was_begun(self, part: Slice) -> bool:
         """Whether a process that died may have written points of a slice."""
@@ -161,7 +163,8 @@ class Search:
         if interrupted is not None and interrupted.version != source.version:
             found = _with_interrupted(found, interrupted, records, source, unit)
         kept = [one for one in map(self._cut, found) if one is not None and not is_expired(source, one.slice.week)]
-        stale = StaleDataset(dataset, table, source, records, tuple(kept), source.version, interrupted)
+        at = 0 if records.snapshot is None else records.snapshot.version
+        stale = StaleDataset(dataset, table, source, records, tuple(kept), source.version, interrupted, at)
         if self.weeks is None:
             return stale
         wanted = tuple(one for one in kept if one.slice.week.key in self.weeks or stale.was_begun(one.slice))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -225,3 +226,23 @@ def test_a_policy_that_cannot_be_meant_is_refused(tmp_path: Path, section: str, 
     path.write_text(f"publishing:\n  {section}\n")
     with pytest.raises(ConfigurationError, match=reason):
         load_configuration(path)
+
+
+def test_records_that_were_replaced_long_ago_are_cleaned_up(
+    archive: Archive, influx: Influx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("efd_pipelines.publishing.publish._CLEANED_EVERY", 1)
+    place = Publication.named("influx_events", archive.settings.configuration).place(influx.url)
+    directory = Path(archive.store.path(f"{place}/{EVENT.path}"))
+    for n in range(3):
+        archive_rows(archive, EVENT, events([MONDAY_US + n], 10 * n))
+        run(archive, influx)
+        for file in directory.rglob("*.parquet"):
+            os.utime(file, (0, 0))
+    assert len(list(directory.rglob("*.parquet"))) == 3  # replaced less than a week ago, by the log
+    (week,) = [path for path in directory.iterdir() if path.name.startswith("week=")]
+    (week / "2023-11-20T00-00.parquet").write_bytes(b"left by a process that was killed")
+    os.utime(week / "2023-11-20T00-00.parquet", (0, 0))
+    archive_rows(archive, EVENT, events([MONDAY_US + 9], 90))
+    run(archive, influx)
+    assert not (week / "2023-11-20T00-00.parquet").exists()
