@@ -90,8 +90,8 @@ class KindOfCase:
 
     @property
     def is_quick(self) -> bool:
-        """Whether no server is started anew."""
-        return "restarted" not in self.name
+        """Whether it is over in seconds: no server is started anew, and there is not much to prepare on S3."""
+        return "restarted" not in self.name and not (self.is_late and "directory" not in self.stores)
 
 
 _DIRECTORY: tuple[Store, ...] = ("directory",)
