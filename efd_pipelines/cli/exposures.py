@@ -140,6 +140,48 @@ def check(config: Config, as_json: AsJson = False) -> None:
 
 
 @app.command(
+    "verify",
+    epilog=example(
+        "efd exposures verify lsstcam --day-obs 20261121", "efd exposures verify latiss --exposures 100 --json"
+    ),
+)
+def verify(
+    config: Config,
+    day_obs: Annotated[
+        int | None, typer.Option("--day-obs", metavar="YYYYMMDD", help="The exposures of this observing day.")
+    ] = None,
+    start: Beginning = None,
+    end: End = None,
+    exposures: Annotated[
+        int, typer.Option("--exposures", metavar="N", min=0, help="How many are computed again, chosen by chance.")
+    ] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what ConsDB has with what the archive gives: values, numbers of samples, versions.
+
+    Exit 1 where exposures are stale or values differ.
+    """
+    from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.exposures.configured import find_join
+    from efd_pipelines.exposures.reconciling import reconcile
+    from efd_pipelines.settings import load_settings
+
+    settings = load_settings()
+    begins, ends = parse_interval(start, end)
+    join = find_join(settings, config)
+    found = reconcile(Archive(settings), settings, join, day_obs=day_obs, start=begins, end=ends, most=exposures)
+    document = {"ok": found.ok, **{name: getattr(found, name) for name in found.__slots__}}
+    if as_json:
+        print_json(document)
+    else:
+        print_facts({name: value for name, value in document.items() if name != "differences"})
+        rows = [(one.exposure, one.column, one.stored, one.computed) for one in found.differences]
+        print_table("Differences", ("exposure", "column", "in ConsDB", "from the archive"), rows, empty="None.")
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command(
     "explain",
     epilog=example(
         "efd exposures explain mt_mount_azimuth_position_mean 2026112100042",

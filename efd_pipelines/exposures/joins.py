@@ -168,6 +168,25 @@ def _subjects(consdb: ConsDB, join: ExposureJoin, transformation: Transformation
     ]
 
 
+def candidates_of(
+    archive: Archive,
+    settings: Settings,
+    tables: ResultTables,
+    found: Exposures,
+    plan: Plan,
+    transformation: Transformation,
+    now: datetime,
+) -> Candidates:
+    """What of some exposures, with padded windows, is due.
+
+    Raises:
+        DatabaseUnavailable, StoreUnavailable: a service does not answer.
+    """
+    changes = archive_changes(archive, transformation.datasets)
+    reached = _reached(plan, changes, settings)
+    return _candidates(tables, found, plan, transformation, changes, reached, recompute=False, now=now)
+
+
 def _candidates(
     tables: ResultTables,
     found: Exposures,

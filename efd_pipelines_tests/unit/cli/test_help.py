@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,7 @@ def test_all_commands_of_the_interface_are_there() -> None:
         "exposures run",
         "exposures check",
         "exposures explain",
+        "exposures verify",
         "report storage",
         "export",
         "sql",
@@ -78,7 +80,7 @@ def test_help_says_what_a_command_does_and_shows_a_call_that_parses(path: tuple[
     calls = re.findall(r"^    efd (.+)$", answer.out, re.MULTILINE)
     assert calls, "no example"
     for call in calls:
-        arguments = [word.strip("'") for word in call.split()]
+        arguments = shlex.split(call)
         assert tuple(arguments[: len(path)]) == path
         COMMANDS[path].make_context("efd", arguments[len(path) :])
 
