@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.tables import commit
+from efd_pipelines.cli import main
 from efd_pipelines.errors import InfluxUnavailable
 from efd_pipelines.publishing import administration, counts
 from efd_pipelines.publishing.influx import LineWriter
@@ -331,3 +333,41 @@ def test_killed_in_the_middle_of_a_write_and_repeated_no_point_is_missing_and_no
     run(archive, server, "influx_1s", lease_s=2.0)
     assert points_of(server, database(unique), FAST.text) == expected_of(archive.read(FAST, tier="1s"))
     assert run(archive, server, "influx_1s").points == 0
+
+
+def test_the_command_line_publishes_counts_and_administers(
+    influx: InfluxServer,
+    unique: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    archive = site(tmp_path, influx.url, unique)
+    archive_rows(archive, EVENT, rows([MONDAY_US, MONDAY_US], {"text": ["a", "b"]}, sal_index=[1, 1]))
+    monkeypatch.setenv("EFD_INFLUX_URL", influx.url)
+    monkeypatch.setenv("EFD_ARCHIVE", str(tmp_path / "archive"))
+    monkeypatch.setenv("EFD_CONFIG", str(tmp_path / "efd.yaml"))
+
+    def efd(*arguments: str) -> tuple[int, Any]:
+        code = main([*arguments, "--json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    code, document = efd("publish", "run", "MTM1M3", "--to", "influx_events", "--week", "2023-11-20")
+    assert (code, document["points"], document["created"]) == (0, 2, [database(unique, "_events").bucket])
+    code, listed = efd("publish", "status", "--count", "--strict")
+    assert (code, len(listed)) == (0, 1)
+    assert (listed[0]["points"], listed[0]["there"], listed[0]["equal"], listed[0]["behind"]) == (2, 2, True, False)
+    assert efd("publish", "rejected") == (0, [])
+    with Influx(archive.settings) as server:
+        administration.ensure(server, database(unique, "_events"), 30.0)
+    code, document = efd("publish", "admin", "--strict")
+    ours = [one for one in document["stores"] if one["database"].startswith(unique)]
+    assert (code, document["version"], document["healthy"]) == (1, "1.8.10", True)
+    assert [(one["days"], one["should_be"], one["right"]) for one in ours] == [(30.0, None, False)]
+    code, document = efd("publish", "admin", "--apply", "--strict")
+    assert code == 0
+    assert all(one["right"] for one in document["stores"])
+    assert efd("publish", "run", "--to", "influx_2s")[0] == 2
+    monkeypatch.setenv("EFD_INFLUX_URL", "http://127.0.0.1:1")
+    code, document = efd("publish", "run")
+    assert (code, "127.0.0.1:1" in document["error"]["message"]) == (3, True)
