@@ -26,10 +26,13 @@ from efd_pipelines.errors import KafkaUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
+    from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.drain import DrainResult
     from efd_pipelines.archive.status import WeekStatus
     from efd_pipelines.settings import Settings
+    from efd_pipelines.times import Week
     from efd_pipelines.topics.names import Dataset
 
 app = typer.Typer(rich_markup_mode=None, help="Fill the archive from Kafka, and see what it holds.")
@@ -194,6 +197,7 @@ def files(
     from efd_pipelines.topics.names import Dataset
 
     begins, ends = parse_interval(start, end)
+    archive, wanted = Archive(load_settings()), Dataset.parse(dataset)
     found = [
         {
             "path": file.uri,
@@ -204,10 +208,25 @@ def files(
             "from": None if file.time_min_us is None else from_microseconds(file.time_min_us),
             "to": None if file.time_max_us is None else from_microseconds(file.time_max_us),
         }
-        for file in Archive(load_settings()).files(Dataset.parse(dataset), begins, ends, tier)
+        for file in archive.files(wanted, begins, ends, tier)
         if (file.week in (QUARANTINE, DEAD)) == outside
     ]
+    let_go = [] if outside else _expired(archive, wanted, tier, begins, ends)
+    if let_go:
+        which = f"{len(let_go)} weeks of these have expired, from {let_go[0]} to {let_go[-1]}"
+        typer.echo(f"Note: {which}; `efd retention show --expired` says why.", err=True)
     print_json(found) if as_json else _print_rows(found, empty="No files.")
+
+
+def _expired(
+    archive: Archive, dataset: Dataset, level: str, begins: datetime | None, ends: datetime | None
+) -> list[Week]:
+    """The weeks of an interval that were let go."""
+    from efd_pipelines.archive.expiry import expired_weeks
+    from efd_pipelines.times import Week
+
+    weeks = [Week.parse(key) for key in sorted(expired_weeks(archive, level).get(dataset.text, ()))]
+    return [one for one in weeks if (begins is None or one.end > begins) and (ends is None or one.start < ends)]
 
 
 @app.command("gaps", epilog=example("efd archive gaps", "efd archive gaps lsst.sal.MTMount.azimuth --json"))
