@@ -150,6 +150,16 @@ class ConsdbPolicy(_Section):
     tables: tuple[ConsdbTable, ...] = ()
 
 
+class AggregatedPolicy(_Section):
+    """Which datasets' 1 s tier goes back into Kafka, as `<topic>-aggregated`, of how many days; none by default."""
+
+    topics: tuple[str, ...] = ()
+    days: float = Field(default=1.0, gt=0.0, le=7.0)
+
+    def covers(self, dataset: Dataset) -> bool:
+        return match(self.topics, dataset.text)
+
+
 class Publishing(_Section):
     """What is published, where EFD_INFLUX_URL is set; each into databases of its own."""
 
@@ -160,6 +170,7 @@ class Publishing(_Section):
         kinds=(Kind.EVENT, Kind.COMMAND, Kind.ACK), database="efd_events_{subsystem}_{year}", retention_days=365.0
     )
     consdb_1s: ConsdbPolicy = ConsdbPolicy()
+    aggregated: AggregatedPolicy = AggregatedPolicy()
 
     @model_validator(mode="after")
     def _databases_are_distinct(self) -> Self:

@@ -19,6 +19,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
     # Dagster's version is pinned: that a feature may change says nothing here, a hundred times a day.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     from efd_pipelines.defs import (
+        aggregated,
         archive,
         checks,
         consdb,
@@ -53,6 +54,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
             *schedules.SCHEDULES,
             retention.expire_schedule(configuration, policy),
             consdb.consdb_schedule(configuration),
+            aggregated.aggregated_schedule(configuration),
         ],
         sensors=sensors.SENSORS,
         resources={"deployment": Deployment(), **resources},

@@ -21,6 +21,7 @@ from typing import Annotated
 import typer
 
 from efd_pipelines.cli import (
+    aggregated,
     archive,
     backfill,
     config,
@@ -65,6 +66,7 @@ reindex.add_to(archive.app)
 app.add_typer(tiers.app, name="tiers")
 app.add_typer(publish.app, name="publish")
 consdb.add_to(publish.app)
+aggregated.add_to(publish.app)
 app.add_typer(exposures.app, name="exposures")
 app.add_typer(reports.app, name="report")
 app.add_typer(retention.app, name="retention")

@@ -31,7 +31,10 @@ def consdb(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write to ConsDB what has changed of the columns that `publishing.consdb_1s` of EFD_CONFIG chooses."""
+    """Write chosen columns of the 1 s tier to ConsDB.
+
+    Which, `publishing.consdb_1s` of EFD_CONFIG says; what has not changed is left alone.
+    """
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.publishing.consdb import ConsdbResult, expire, publish_consdb
     from efd_pipelines.settings import load_settings

@@ -51,7 +51,9 @@ def sql(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask in SQL: DuckDB over archive and tiers, the ledger, and ConsDB. Nothing can be changed.
+    """Ask in SQL about archive, tiers, ledger and ConsDB.
+
+    DuckDB answers; nothing can be changed.
 
     MTM1M3.forceActuatorData is a dataset, tier_1s.MTM1M3.forceActuatorData its summary, consdb.cdb_lsstcam.exposure a
     table of ConsDB. Times are UTC.

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from efd_pipelines.defs.aggregated import publish_aggregated
 from efd_pipelines.defs.archive import drain_backlog, drain_whole_backlog, raw_archive
 from efd_pipelines.defs.checks import archive_checks
 from efd_pipelines.defs.consdb import publish_consdb
@@ -125,6 +126,7 @@ JOBS: list[Any] = [
     summarise,
     publish,
     publish_consdb,
+    publish_aggregated,
     join,
     merge,
     verify,

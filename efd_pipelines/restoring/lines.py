@@ -1,8 +1,8 @@
 """Lines: restoring to files of line protocol, a gzip file for each portion, which `influx -import` or we read back.
 
 `<directory>/<component>/<name>/<week>/<slice>.lp.gz`, written under another name and renamed, so that a file that is
-there is whole and is passed over when a restore goes on. `manifest.json` beside them has the rows and lines of each. A
-text of several lines stays one value: InfluxDB's /write and `efd archive backfill --from lines` take it, but
+there is whole and is passed over when a restore goes on. `manifest.lp` beside them, JSON in a comment, so that whoever
+reads the directory passes over it, has the rows and lines of each. A text of several lines stays one value: InfluxDB's /write and `efd archive backfill --from lines` take it, but
 `influx -import`, which reads line by line, does not; the notes say how many points have such texts.
 """
 
@@ -28,7 +28,8 @@ from efd_pipelines.restoring.rows import Order
 from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
 
-MANIFEST = "manifest.json"
+MANIFEST = "manifest.lp"
+_COMMENT = "# "
 _LEVEL = 3
 _READ_BYTES = 1 << 20
 
@@ -127,7 +128,8 @@ class LinesTarget:
 
     def _manifest(self) -> dict[str, dict[str, Any]]:
         try:
-            found: dict[str, dict[str, Any]] = json.loads((self._directory / MANIFEST).read_text(encoding="utf-8"))
+            text = (self._directory / MANIFEST).read_text(encoding="utf-8")
+            found: dict[str, dict[str, Any]] = json.loads(text.removeprefix(_COMMENT))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -138,7 +140,7 @@ class LinesTarget:
 
     def _keep(self) -> None:
         temporary = self._directory / f".{MANIFEST}.{os.getpid()}"
-        temporary.write_text(json.dumps(self._files, indent=1, sort_keys=True), encoding="utf-8")
+        temporary.write_text(f"{_COMMENT}{json.dumps(self._files, sort_keys=True)}\n", encoding="utf-8")
         temporary.replace(self._directory / MANIFEST)
 
 

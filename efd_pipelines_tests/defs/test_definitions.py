@@ -35,6 +35,7 @@ JOBS = {
     "summarise",
     "publish",
     "publish_consdb",
+    "publish_aggregated",
     "join",
     "merge",
     "verify",
@@ -48,7 +49,16 @@ JOBS = {
     "replay_dead_letters",
 }
 SENSORS = {"discover", "drain", "summarise", "publish", "join"}
-SCHEDULES = {"weekly_report", "daily_round", "verify", "merge", "heal_history", "expire", "publish_consdb"}
+SCHEDULES = {
+    "weekly_report",
+    "daily_round",
+    "verify",
+    "merge",
+    "heal_history",
+    "expire",
+    "publish_consdb",
+    "publish_aggregated",
+}
 GROUPS = {"sources", "archive", "tiers", "publishing", "exposures", "reports"}
 EXTERNAL = {"kafka", "cdb_lsstcam/exposure"}
 CHECKS = {
@@ -120,7 +130,11 @@ def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
 def test_what_feeds_the_archive_is_on_from_the_start(definitions: dg.Definitions) -> None:
     repository = definitions.get_repository_def()
     assert all(sensor.default_status is dg.DefaultSensorStatus.RUNNING for sensor in repository.sensor_defs)
-    feeding = [schedule for schedule in repository.schedule_defs if schedule.name not in ("expire", "publish_consdb")]
+    feeding = [
+        schedule
+        for schedule in repository.schedule_defs
+        if schedule.name not in ("expire", "publish_consdb", "publish_aggregated")
+    ]
     assert all(schedule.default_status is dg.DefaultScheduleStatus.RUNNING for schedule in feeding)
     assert all(sensor.description for sensor in repository.sensor_defs)
     assert all(schedule.description for schedule in repository.schedule_defs)
