@@ -140,7 +140,7 @@ def certified(archive: Archive, dataset: Dataset, weeks: Sequence[Week]) -> None
                     file.size_bytes,
                     file.time_min_us,
                     file.time_max_us,
-                    hashlib.sha256(Path(file.uri).read_bytes()).hexdigest(),
+                    hashlib.sha256(archive.store.read_bytes(f"{snapshot.relative}/{file.path}")).hexdigest(),
                 )
                 for file in files
             ),
@@ -176,5 +176,6 @@ def an_archive_of(root: Path, weeks: Sequence[Week], dataset: Dataset = FAST) ->
 
 def weeks_there(archive: Archive, dataset: Dataset, level: str = RAW) -> set[str]:
     """The weeks of which files count, by deltalake itself."""
-    uris = DeltaTable(archive.store.uri(archive.relative(dataset, level))).file_uris()
+    place = archive.store.uri(archive.relative(dataset, level))
+    uris = DeltaTable(place, storage_options=archive.store.storage_options).file_uris()
     return {uri.partition("/week=")[2].partition("/")[0] for uri in uris}
