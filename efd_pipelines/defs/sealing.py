@@ -2,23 +2,25 @@
 
 `merge_slices`, the op of the job `merge`, does the first all the time. `seal_weeks`, part of the daily round, seals
 what has become due or was touched since, and tells Dagster; the asset's own run does the same for the partitions
-asked for. All of them call `archive/merging.py`, `archive/sealing.py` and `archive/cleaning.py`.
+asked for, and the sensor `summarise` tells of what was sealed elsewhere (`news_of_seals`). All of them call
+`archive/merging.py`, `archive/sealing.py` and `archive/cleaning.py`.
 """
 
+import time
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from efd_pipelines.defs.archive import WEEKS_AT_ONCE, logged, partitions_of, raw_archive
-from efd_pipelines.defs.events import counted, materialisation, months_since
+from efd_pipelines.defs.events import DAY_S, counted, materialisation, months_since, told
 from efd_pipelines.defs.failures import Explained, explained
 from efd_pipelines.defs.metadata import OWNERS, Metadata, column, column_schema, megabytes, table
 from efd_pipelines.partitions import COMPONENT_WEEKS, ComponentWeek, add_components
 from efd_pipelines.resources import Deployment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.certificates import Certificate
@@ -163,6 +165,46 @@ def _tell(context: dg.OpExecutionContext, archive: "Archive", result: "SealResul
     for component in sorted(components):
         one = ComponentWeek(component, Week.parse(result.week))
         context.log_event(materialisation(sealed_archive.key, one, _metadata(_certificates(archive, one))))
+
+
+def news_of_seals(
+    instance: dg.DagsterInstance, archive: "Archive", budget_s: float
+) -> "Iterator[dg.AssetMaterialization]":
+    """The weeks sealed in the last day that Dagster was not told of: from a shell, or by a run that died.
+
+    One question to the newest months of the ledger and two to Dagster; certificates are read of what is new, for as
+    long as `budget_s` allows. The next tick goes on.
+    """
+    from efd_pipelines.defs.sensors import in_progress
+
+    if in_progress(instance, "daily_round"):
+        return  # it tells what it seals
+    now = time.time()
+    sealed = _sealed_since(archive, now - DAY_S)
+    known = told(instance, sealed_archive.key, [one.key for one in sealed])
+    for one, at_s in sorted(sealed.items()):
+        if one.key in known and known[one.key].at_s >= at_s:
+            continue
+        if time.time() - now > budget_s:
+            return
+        add_components(instance, {one.component})
+        yield materialisation(sealed_archive.key, one, _metadata(_certificates(archive, one)))
+
+
+def _sealed_since(archive: "Archive", since_s: float) -> dict[ComponentWeek, float]:
+    """When weeks of components were sealed last, in unix seconds."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from efd_pipelines.times import Week
+
+    found: dict[ComponentWeek, float] = {}
+    rows = archive.ledger.table(months_since(since_s), ["component", "commit_kind", "at"])
+    for row in rows.filter(pc.is_in(rows["commit_kind"], value_set=pa.array(["seal", "sealed"]))).to_pylist():
+        one, at_s = ComponentWeek(row["component"], Week.parse(row["week"])), row["at"].timestamp()
+        if at_s >= since_s:
+            found[one] = max(at_s, found.get(one, 0.0))
+    return found
 
 
 def _certificates(archive: "Archive", of: ComponentWeek) -> "list[Certificate]":

@@ -16,6 +16,7 @@ from efd_pipelines.defs.archive import due_topics, raw_archive
 from efd_pipelines.defs.events import DAY_S, RAW, changes, months_since, untold
 from efd_pipelines.defs.failures import explained
 from efd_pipelines.defs.publishing import publish_sensor
+from efd_pipelines.defs.sealing import news_of_seals
 from efd_pipelines.defs.sources import discovered_within
 from efd_pipelines.errors import SettingsError
 from efd_pipelines.partitions import COMPONENTS, component_key, known_components
@@ -137,11 +138,13 @@ def _groups_with_news(instance: dg.DagsterInstance, archive: "Archive") -> Itera
     job=jobs.summarise,
     minimum_interval_seconds=120,
     default_status=_ON,
-    description="A run when the archive has changed since the last one began.",
+    description="A run when the archive has changed since the last one began. Tells of weeks sealed from a shell.",
 )
 def summarise(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.SensorResult:
     with explained():
-        return _when_archived(context.instance, deployment.archive(), "summarise", {})
+        archive = deployment.archive()
+        found = _when_archived(context.instance, archive, "summarise", {})
+        return found._replace(asset_events=list(news_of_seals(context.instance, archive, BUDGET_S)))
 
 
 @dg.sensor(

@@ -7,7 +7,8 @@ import pytest
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.certificates import is_valid, read_certificate
-from efd_pipelines.defs.sealing import no_merge, sealed_archive
+from efd_pipelines.archive.sealing import seal
+from efd_pipelines.defs.sealing import news_of_seals, no_merge, sealed_archive
 from efd_pipelines.partitions import ComponentWeek, add_components
 from efd_pipelines.resources import Deployment
 from efd_pipelines.times import Week, this_week
@@ -53,6 +54,17 @@ def test_a_partition_is_sealed_by_hand(archive: Archive, instance: dg.DagsterIns
     assert done.success
     assert sealed(archive)
     assert read_certificate(archive, SLOW, WEEK) is None
+
+
+def test_a_week_sealed_from_a_shell_is_told_of_by_the_next_tick(archive: Archive, instance: dg.DagsterInstance) -> None:
+    archived(archive, FAST, WEEK, 10)
+    assert list(news_of_seals(instance, archive, 20.0)) == []
+    seal(archive, archive.settings, week=WEEK)
+    (event,) = news_of_seals(instance, archive, 20.0)
+    assert (event.asset_key, event.partition, event.metadata["rows"].value) == (sealed_archive.key, PARTITION.key, 10)
+    assert list(news_of_seals(instance, archive, -1.0)) == [], "the next tick goes on"
+    instance.report_runless_asset_event(event)
+    assert list(news_of_seals(instance, archive, 20.0)) == []
 
 
 def test_a_week_that_is_not_over_says_when_it_will_be(archive: Archive, instance: dg.DagsterInstance) -> None:
