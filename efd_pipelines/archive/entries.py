@@ -48,9 +48,9 @@ class Entries:
     @cached_property
     def plain(self) -> pl.DataFrame:
         """The rows of commits."""
-        import polars as pl
 
-        return self.frame.filter(~pl.col("commit_kind").is_in([SEALED, GAP]))
+        others = self.frame["commit_kind"].is_in([SEALED, GAP])
+        return self.frame.filter(~others) if others.any() else self.frame  # a copy costs a hundred megabytes
 
     @cached_property
     def sealed(self) -> pl.DataFrame:

@@ -209,11 +209,9 @@ def counting(rows: pl.DataFrame) -> pl.DataFrame:
     import polars as pl
 
     # By one number instead of five texts: sorting or joining those takes longer than an audit may.
-    rows = uncovered(rows, sealed_places(rows)).with_columns(pl.struct(KEY).hash().alias("_key"))
-    left = rows.filter(pl.col("commit_kind") == GAP).select("_key")
-    if left.height:  # in the place of the rows that they are left of
-        rows = rows.filter((pl.col("commit_kind") == GAP) | ~pl.col("_key").is_in(left["_key"].implode()))
-    return rows.unique("_key", keep="any").drop("_key")
+    rows = uncovered(rows, sealed_places(rows))
+    first = rows.select(pl.struct(KEY).hash()).to_series().is_first_distinct()
+    return rows if first.all() else rows.filter(first)
 
 
 def sealed_places(rows: pl.DataFrame) -> pl.DataFrame:

@@ -21,12 +21,10 @@ from efd_pipelines.archive.ledger_rows import (
     SCHEMA,
     LedgerRow,
     counting,
-    once,
     part_of_schema,
     sealed_places,
     uncovered,
 )
-from efd_pipelines.archive.reading import conform
 from efd_pipelines.archive.store import Store
 from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
 from efd_pipelines.errors import StaleWriter, StoreUnavailable
@@ -102,46 +100,64 @@ class LedgerTable:
             known = self._whole[1]
             if set(schema.names) <= set(known.column_names):
                 return known.select(schema.names)
-        found = once(self._parts(snapshot, [*schema.names, "commit_kind"], months)).select(schema.names)
+        rows = counting(self._parts(snapshot, [*schema.names, "commit_kind"], months)).sort(KEY)
+        found = rows.select(schema.names).to_arrow().cast(schema)
         if months is None:
             self._whole = snapshot.version, found
         return found
 
-    def _parts(self, snapshot: TableSnapshot, columns: Collection[str], months: Collection[str] | None) -> pa.Table:
+    def _parts(
+        self, snapshot: TableSnapshot | None, columns: Collection[str], months: Collection[str] | None = None
+    ) -> pl.DataFrame:
+        import polars as pl
+
         schema = part_of_schema(columns)
+        files = [] if snapshot is None else snapshot.files(months)
         with ThreadPoolExecutor(_READ_AT_ONCE[self._store.is_remote]) as pool:
-            parts = list(pool.map(lambda file: self._read(file, schema), snapshot.files(months)))
-        return pa.concat_tables([schema.empty_table(), *parts])
+            parts = list(pool.map(lambda file: self._read(file, schema), files))
+        return pl.concat([pl.DataFrame(schema.empty_table()), *parts])
 
     def frame(self, columns: Collection[str]) -> pl.DataFrame:
         """Some columns of all rows that count, in no order: sorting them takes longer than an audit may.
 
         What tells rows apart is always among the columns.
         """
-        import polars as pl
-
-        snapshot = self._snapshot()
-        wanted = [*columns, "commit_kind"]
-        whole = part_of_schema(wanted).empty_table() if snapshot is None else self._parts(snapshot, wanted, None)
-        return counting(pl.DataFrame(whole)).select(name for name in SCHEMA.names if name in (*columns, *KEY))
+        whole = self._parts(self._snapshot(), [*columns, "commit_kind"])
+        return counting(whole).select(name for name in SCHEMA.names if name in (*columns, *KEY))
 
     def at(self, snapshot: TableSnapshot, wanted: pl.Expr) -> pl.DataFrame:
         """The rows that count at one version of the ledger, of those that are wanted; sorted."""
         import polars as pl
 
-        parts = [pl.DataFrame(self._read(file)).filter(wanted) for file in snapshot.files()]
+        parts = [self._read(file).filter(wanted) for file in snapshot.files()]
         return counting(pl.concat([pl.DataFrame(SCHEMA.empty_table()), *parts])).sort(KEY)
 
-    def _read(self, file: DataFile, schema: pa.Schema = SCHEMA) -> pa.Table:
-        """A file's rows; what a file of an older release lacks is null."""
+    def _read(self, file: DataFile, schema: pa.Schema = SCHEMA) -> pl.DataFrame:
+        """A file's rows; what a file of an older release lacks is null.
+
+        From a disk Polars reads them, in a quarter of the time and the memory; from S3 pyarrow, which asks for the
+        columns alone.
+        """
+        import polars as pl
+
         relative = f"{RELATIVE}/{file.path}"
-        with (
-            self._store.errors(f"read {relative}"),
-            pq.ParquetFile(self._store.path(relative), filesystem=self._store.arrow_fs) as parquet,
-        ):
-            part = parquet.read(columns=[name for name in schema.names if name != "month"])
-            count = parquet.metadata.num_rows
-        return conform(part.append_column("month", pa.repeat(file.week, count)), schema, count)
+        types = pl.DataFrame(schema.empty_table()).schema
+        path = self._store.path(relative)
+        with self._store.errors(f"read {relative}"):
+            try:
+                if self._store.is_remote:
+                    with pq.ParquetFile(path, filesystem=self._store.arrow_fs) as parquet:
+                        there = set(parquet.schema_arrow.names)
+                        part = pl.DataFrame(parquet.read(columns=[name for name in types if name in there]))
+                else:
+                    there = set(pl.read_parquet_schema(path))
+                    part = pl.read_parquet(path, columns=[name for name in types if name in there])
+            except pl.exceptions.PolarsError as error:
+                raise StoreUnavailable(f"{relative} cannot be read: {error}") from error
+        found = part if "month" not in types else part.with_columns(pl.lit(file.week).alias("month"))
+        lacking = [pl.lit(None, kind).alias(name) for name, kind in types.items() if name not in found.columns]
+        found = found.with_columns(lacking).select(list(types)) if lacking or list(types) != found.columns else found
+        return found if found.schema == types else found.cast(types)
 
     def edition(self) -> Edition:
         """The ledger as it is now, as far as it can be read.
@@ -154,14 +170,17 @@ class LedgerTable:
         except StoreUnavailable as error:
             remedy = f"If the store answers, move {self._store.uri(RELATIVE)} away and run again: it is made anew."
             raise StoreUnavailable(error.message, remedy=remedy) from error
-        parts, damaged = [SCHEMA.empty_table()], False
+        import polars as pl
+
+        parts, damaged = [pl.DataFrame(SCHEMA.empty_table())], False
         for file in snapshot.files() if snapshot is not None else []:
             try:
                 parts.append(self._read(file))
             except StoreUnavailable:
                 self._store.list(RELATIVE)  # raises where the store does not answer at all
                 damaged = True
-        return Edition(snapshot, once(pa.concat_tables(parts)), damaged)
+        rows = counting(pl.concat(parts)).sort(KEY).to_arrow().cast(SCHEMA)
+        return Edition(snapshot, rows, damaged)
 
     def replace(self, edition: Edition, rows: pa.Table) -> None:
         """Puts rows in the place of all that an edition has; what was appended since stays.
@@ -205,25 +224,27 @@ class LedgerTable:
         places = sealed_places(pl.DataFrame(rows))
         narrow = part_of_schema(["commit_kind"])
         removed: list[DataFile] = []
-        kept: dict[str, list[pa.Table]] = {}
+        kept: dict[str, list[pl.DataFrame]] = {}
         covered = 0
         for file in snapshot.files():
-            keys = pl.DataFrame(self._read(file, narrow)).with_row_index("_row")
+            keys = self._read(file, narrow).with_row_index("_row")
             left = uncovered(keys, places)["_row"]
             if len(left) == file.rows:
                 continue
             covered += file.rows - len(left)
             removed.append(file)
-            kept.setdefault(file.week, []).append(self._read(file).take(left.sort().to_arrow()))
-        for month in pc.unique(rows["month"]).to_pylist():
-            kept.setdefault(month, []).append(rows.filter(pc.equal(rows["month"], month)))
+            kept.setdefault(file.week, []).append(self._read(file)[left.sort()])
+        for (month,), part in pl.DataFrame(rows).group_by("month", maintain_order=True):
+            kept.setdefault(str(month), []).append(part)
         added = [file for month, parts in sorted(kept.items()) for file in self._written(month, parts)]
         self._replace(snapshot, added, removed, "collapse")
         return covered
 
-    def _written(self, month: str, parts: Sequence[pa.Table]) -> Iterator[DataFile]:
+    def _written(self, month: str, parts: Sequence[pl.DataFrame]) -> Iterator[DataFile]:
         """The rows as files: one, or more where they are many."""
-        whole = pa.concat_tables(parts).drop_columns(["month"])
+        import polars as pl
+
+        whole = pl.concat(parts).to_arrow().cast(SCHEMA).drop_columns(["month"])
         for start in range(0, whole.num_rows, _FILE_ROWS):
             yield write_data_file(self._store, RELATIVE, month, "c", whole.slice(start, _FILE_ROWS), partition="month")
 
@@ -270,7 +291,8 @@ class LedgerTable:
         snapshot = self._snapshot()
         if snapshot is None:
             return 0
-        whole = once(pa.concat_tables([self._read(file) for file in files])).drop_columns(["month"])
-        merged = write_data_file(self._store, RELATIVE, month, "c", whole, partition="month")
-        self._replace(snapshot, [merged], files, "compact")
+        import polars as pl
+
+        whole = counting(pl.concat([self._read(file) for file in files])).sort(KEY)
+        self._replace(snapshot, list(self._written(month, [whole])), files, "compact")
         return len(files)
