@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Producer
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import gaps, verify
 from efd_pipelines.archive.drain import drain
+from efd_pipelines.archive.files import write_data_file
 from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.reindex import reindex
 from efd_pipelines.archive.tables import commit
@@ -21,7 +24,7 @@ from efd_pipelines.simulator.everything import random_series
 from efd_pipelines.simulator.fixtures import builtin_topic
 from efd_pipelines.simulator.producer import SalProducer
 from efd_pipelines.simulator.sal import SalTopic
-from efd_pipelines.times import microseconds
+from efd_pipelines.times import Week, microseconds
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.integration.conftest import MakeSettings
 from efd_pipelines_tests.integration.influx_points import write_points
@@ -100,6 +103,63 @@ def test_what_kafka_has_and_the_archive_passed_over_is_found(local_settings: Set
         assert set(audit.kinds()) == {"lost"}
     assert "10 records" in audit.problems[-1].detail
     assert "offset 20" in audit.problems[-1].detail
+
+
+def change_a_value(archive: Archive) -> str:
+    """A commit that says it is a merge, with everything about it in order but a value; its week."""
+    snapshot = archive.snapshot(DATASET)
+    file = snapshot.files()[0]
+    rows = pq.read_table(archive.store.path(f"{snapshot.relative}/{file.path}"), partitioning=None)
+    values = rows["float0"].to_numpy().copy()
+    values[5] += 1
+    rows = rows.set_column(rows.column_names.index("float0"), rows.schema.field("float0"), pa.array(values))
+    guard = f"slice:{file.slice}"
+    made = commit(
+        archive.store,
+        snapshot.relative,
+        snapshot,
+        add=[write_data_file(archive.store, snapshot.relative, file.week, file.slice, rows)],
+        remove=[file],
+        transactions={guard: (None, 1)},
+        schema=snapshot.schema,
+        note={"kind": "merge"},
+    )
+    archive.ledger.append(rows_of(RAW, DATASET, made))
+    return file.week
+
+
+@pytest.mark.timeout(120)
+def test_a_value_that_was_changed_with_all_that_goes_with_it_is_found_while_kafka_has_the_record(
+    local_settings: Settings,
+) -> None:
+    archive = Archive(local_settings)
+    send(local_settings, SCALARS, frames(local_settings, SCALARS, 1, 20))
+    drain(archive, local_settings)
+    week = archive.snapshot(DATASET).files()[0].week
+    for of in (None, week):
+        audit = verify(archive, deep=True, week=of, settings=local_settings)
+        assert (audit.problems, audit.notes) == ([], [])
+    assert change_a_value(archive) == week
+    assert verify(archive, deep=True).ok, "only Kafka knows"
+    for of in (None, week):
+        (found,) = verify(archive, deep=True, week=of, settings=local_settings).problems
+        assert (found.kind, found.week) == ("value", week)
+        assert "1 row say something else than Kafka's records in float0" in found.detail
+    assert verify(archive, deep=True, week="2026-01-05", settings=local_settings).ok
+
+
+@pytest.mark.timeout(120)
+def test_the_offsets_of_one_week_are_compared_with_kafka(local_settings: Settings) -> None:
+    archive = Archive(local_settings)
+    last_week = NOW - timedelta(days=7)
+    send(local_settings, SCALARS, frames(local_settings, SCALARS, 1, 5, last_week))
+    send(local_settings, SCALARS, frames(local_settings, SCALARS, 6, 5))
+    drain(archive, local_settings)
+    send(local_settings, SCALARS, frames(local_settings, SCALARS, 11, 5, last_week))
+    skip(archive, 5)
+    for when, lost in ((last_week, ["lost"]), (NOW, [])):
+        audit = verify(archive, deep=True, week=Week.containing(when).key, settings=local_settings)
+        assert [found.kind for found in audit.problems if "first at offset" in found.detail] == lost
 
 
 @pytest.mark.timeout(120)
