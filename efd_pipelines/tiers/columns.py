@@ -81,6 +81,19 @@ def tier_schema(schema: pa.Schema, fields: list[SummaryField]) -> pa.Schema:
     return pa.schema([*head, *(column for one in fields for _, column in one.columns())])
 
 
+@dataclass(frozen=True, slots=True)
+class TierForm:
+    """The fields of a tier over one schema, and its columns: with 800 fields they take a tenth of a second to make."""
+
+    fields: list[SummaryField]
+    schema: pa.Schema
+
+    @classmethod
+    def of(cls, schema: pa.Schema, arrays: Arrays) -> TierForm:
+        fields = tier_columns(schema, arrays)
+        return cls(fields, tier_schema(schema, fields))
+
+
 def decide_arrays(schema: pa.Schema) -> Arrays:
     """Whether a tier over `schema` has a column for each element of an array, or lists."""
     return "flat" if len(tier_schema(schema, tier_columns(schema, "flat"))) <= MAX_FLAT_COLUMNS else "list"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,14 @@ class StaleDataset:
     """Slices of one dataset's tier that must be computed again.
 
     `examined` is the version of `raw` that may be recorded once they are; None where other stale slices were left out.
+    `changed` says of each slice between which times, both included, anything has changed since it was computed.
     """
 
     dataset: Dataset
     raw: TableSnapshot
     slices: tuple[Slice, ...]
     examined: int | None
+    changed: Mapping[Slice, tuple[int, int]]
 
 
 def from_id(part: Slice) -> str:
@@ -109,9 +111,26 @@ def _examined(snapshot: TableSnapshot | None) -> int:
     return -1 if version is None else version
 
 
-def _touched(changes: Sequence[Mapping[str, Any]], unit: SliceUnit) -> dict[Slice, int]:
-    """The tier's slices that changes touched, each with the last version that did."""
-    touched: dict[Slice, int] = {}
+@dataclass(slots=True)
+class _Touch:
+    """Which versions changed a slice, each with the first and the last time that it touched."""
+
+    changes: list[tuple[int, int, int]] = field(default_factory=list)
+
+    @property
+    def version(self) -> int:
+        return max(version for version, _, _ in self.changes)
+
+    def since(self, version: int, part: Slice) -> tuple[int, int]:
+        """Between which times of the slice later versions changed anything."""
+        later = [(low, high) for changed, low, high in self.changes if changed > version]
+        low, high = min(low for low, _ in later), max(high for _, high in later)
+        return max(low, part.start_us), min(high, part.end_us - 1)
+
+
+def _touched(changes: Sequence[Mapping[str, Any]], unit: SliceUnit) -> dict[Slice, _Touch]:
+    """The tier's slices that changes touched."""
+    touched: dict[Slice, _Touch] = {}
     for change in changes:
         low, high = change["first_us"], change["last_us"]
         if low is None or high is None:
@@ -119,8 +138,7 @@ def _touched(changes: Sequence[Mapping[str, Any]], unit: SliceUnit) -> dict[Slic
             low, high = whole.start_us, whole.end_us - 1
         first, last = slice_starts(np.array([low, high]), unit)
         for start in range(int(first), int(last) + 1, unit.length_us):
-            part = Slice(start, unit)
-            touched[part] = max(touched.get(part, -1), change["version"])
+            touched.setdefault(Slice(start, unit), _Touch()).changes.append((change["version"], low, high))
     return touched
 
 
@@ -128,14 +146,16 @@ def _stale(
     dataset: Dataset,
     raw: TableSnapshot,
     table: TableSnapshot | None,
-    touched: Mapping[Slice, int],
+    touched: Mapping[Slice, _Touch],
     weeks: Collection[str] | None,
 ) -> StaleDataset:
-    moved = [part for part in sorted(touched) if computed_from(table, part) < touched[part]]
+    reached = {part: computed_from(table, part) for part in sorted(touched)}
+    moved = [part for part, version in reached.items() if version < touched[part].version]
     let_go = {week for week in {part.week for part in moved} if is_expired(raw, week)}
     stale = [part for part in moved if part.week not in let_go]
     wanted = tuple(part for part in stale if weeks is None or part.week.key in weeks)
-    return StaleDataset(dataset, raw, wanted, raw.version if len(wanted) == len(stale) else None)
+    changed = {part: touched[part].since(reached[part], part) for part in wanted}
+    return StaleDataset(dataset, raw, wanted, raw.version if len(wanted) == len(stale) else None, changed)
 
 
 def computed_from(table: TableSnapshot | None, part: Slice) -> int:

@@ -1,4 +1,4 @@
-"""Statistics: five exact figures of each window of each column, with numpy arrays in and out.
+"""Statistics: first sample and five exact figures of each window of columns of one type.
 
 Minimum, maximum and median are exact: the median is a sample, or the mean of the two middle ones. Mean and stdev (n−1)
 are computed in double. NaN is no sample; ±∞ are, and follow IEEE 754; −0.0 is below +0.0. The compiled
@@ -7,30 +7,66 @@ part is `kernel.py`; which rows make up a window: `windows.py`; columns of a tab
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_MAX_LANES = 256
-_MIN_LANES = 16
-_BUFFER_BYTES = 1 << 20
+from efd_pipelines.archive.lanes import processors
+from efd_pipelines.tiers.networks import middle_rows, network
+
+_TILE, _NARROW, _GROUP = 64, 16, 16
+_VALUES_A_THREAD = 1 << 20
+_SAMPLES_A_GO = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Figures of each window and column, arrays (windows, columns).
+    """Figures of each window and column, arrays (columns, windows), a column's one after the other in memory.
 
-    `count` is that of the samples which are not missing; where it is 0, the others mean nothing, stdev also at 1.
+    `first` is the first sample as it is, NaN included. `missing` says how many samples are none, and is itself None
+    where all are some; where nothing is left the others mean nothing, stdev also at one. Mean, median and stdev are in
+    the type of floats, for integers in double.
     """
 
-    count: NDArray[np.int64]
+    first: NDArray[Any]
     minimum: NDArray[Any]
     maximum: NDArray[Any]
-    mean: NDArray[np.float64]
-    median: NDArray[np.float64]
-    stdev: NDArray[np.float64]
+    mean: NDArray[Any]
+    median: NDArray[Any]
+    stdev: NDArray[Any]
+    missing: NDArray[np.int64] | None
+
+
+class Samples:
+    """Values of columns of one type, in the order of the windows, where they lie in memory.
+
+    `chunks` are pieces one after the other, each with all columns; `address` and `length` of a piece's values.
+    What they are in is `held` as long as this is.
+    """
+
+    def __init__(
+        self, kind: np.dtype[Any], addresses: Sequence[Sequence[int]], lengths: Sequence[int], held: object
+    ) -> None:
+        self.dtype = kind
+        self.addresses = np.array(addresses, np.int64).reshape(len(lengths), -1)
+        self.bounds = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+        self._held = held
+
+    @classmethod
+    def of_tile(cls, tile: NDArray[Any]) -> Samples:
+        """An array (columns, samples)."""
+        whole = np.ascontiguousarray(tile)
+        addresses = whole.ctypes.data + whole.strides[0] * np.arange(len(whole))
+        return cls(whole.dtype, [addresses.tolist()], [whole.shape[1]], whole)
+
+    @property
+    def columns(self) -> int:
+        return int(self.addresses.shape[1])
 
 
 def window_statistics(
@@ -44,12 +80,12 @@ def window_statistics(
     `present`, of the same shape, says which integers are there; missing floats are NaN.
     """
     if present is None:
-        return _dense(tile, starts, ends)
+        return statistics_of(Samples.of_tile(tile), starts, ends)
     columns = [_sparse(values, there, starts, ends) for values, there in zip(tile, present, strict=True)]
-    return Statistics(*(np.concatenate([getattr(column, name) for column in columns], axis=1) for name in _FIGURES))
+    return Statistics(*(np.concatenate([getattr(column, name) for column in columns]) for name in _FIGURES))
 
 
-_FIGURES = ("count", "minimum", "maximum", "mean", "median", "stdev")
+_FIGURES = ("first", "minimum", "maximum", "mean", "median", "stdev", "missing")
 
 
 def _sparse(
@@ -57,40 +93,124 @@ def _sparse(
 ) -> Statistics:
     """One column without its missing values: windows are where they were, counted among those that are left."""
     before = np.concatenate(([0], np.cumsum(there)))
-    return _dense(values[there][None, :], before[starts], before[ends])
+    some = before[ends] > before[starts]
+    found = statistics_of(Samples.of_tile(values[there][None, :]), before[starts][some], before[ends][some])
+    missing = (ends - starts) - (before[ends] - before[starts])
+    spread = {name: _spread(getattr(found, name), some) for name in _FIGURES[1:-1]}
+    return Statistics(first=values[starts][None, :], missing=missing[None, :], **spread)
 
 
-def _dense(tile: NDArray[Any], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Statistics:
+def _spread(figures: NDArray[Any], some: NDArray[np.bool_]) -> NDArray[Any]:
+    whole = np.zeros((len(figures), len(some)), figures.dtype)
+    whole[:, some] = figures
+    return whole
+
+
+def statistics_of(samples: Samples, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Statistics:
+    """Statistics of windows [starts, ends) of samples, none of them empty; missing ones are NaN.
+
+    Shared among as many threads as there are processors, where that is worth it.
+    """
+    kind = samples.dtype
+    bits = np.dtype(f"i{kind.itemsize}")
+    shape = (samples.columns, len(starts))
+    extremes = np.empty((3, *shape), bits)
+    reals = np.empty((3, *shape), kind if kind.kind == "f" else np.float64)
+    missing = np.zeros(shape, np.int64)
+    incomplete = 0
+    if samples.columns and len(starts):
+        starts, ends = np.ascontiguousarray(starts), np.ascontiguousarray(ends)
+        work = [
+            (samples, starts, ends, columns, windows, extremes, reals, missing)
+            for columns in _parts(samples.columns, _TILE)
+            for windows in _ranges(starts, ends)
+        ]
+        threads = min(processors(), len(work), int(samples.columns * (ends[-1] - starts[0])) // _VALUES_A_THREAD)
+        if threads > 1:
+            with ThreadPoolExecutor(threads, "statistics") as pool:
+                incomplete = sum(pool.map(lambda one: _compute(*one), work))
+        else:
+            incomplete = sum(_compute(*one) for one in work)
+    first, minimum, maximum = extremes.view(kind)
+    mean, median, stdev = reals
+    return Statistics(first, minimum, maximum, mean, median, stdev, missing if incomplete else None)
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
+
+
+def _ranges(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[slice]:
+    """Windows that one thread computes in a go: enough for it to be worth it, and groups that are written at once."""
+    windows = len(starts)
+    samples = max(1, int(ends[-1] - starts[0]))
+    together = max(_GROUP, -(-windows * _SAMPLES_A_GO // samples) // _GROUP * _GROUP)
+    return _parts(windows, together)
+
+
+def _compute(
+    samples: Samples,
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    columns: slice,
+    windows: slice,
+    extremes: NDArray[Any],
+    reals: NDArray[Any],
+    missing: NDArray[np.int64],
+) -> int:
+    """Some windows of some columns."""
+    from efd_pipelines.tiers.kernel import room_bytes
     from efd_pipelines.tiers.kernel import window_statistics as compute
 
-    tile = np.ascontiguousarray(tile)
-    bits = np.dtype(f"i{tile.dtype.itemsize}")
-    largest = bits.type(np.iinfo(bits).max)
-    is_float = tile.dtype.kind == "f"
-    infinity = np.array(np.inf, tile.dtype).view(bits)[()] if is_float else largest
-    shape = (len(starts), len(tile))
-    count = np.zeros(shape, np.int64)
-    extremes = np.zeros((2, *shape), bits)
-    reals = np.zeros((3, *shape), np.float64)
-    if tile.size and len(starts):
+    longest = int((ends - starts)[windows].max())
+    memory = np.empty(room_bytes(samples.dtype.itemsize, longest) + 64, np.uint8)
+    room = -(-memory.ctypes.data // 64) * 64
+    comparators, networks = _networks(tuple(np.unique((ends - starts)[windows]).tolist()))
+    lanes = columns.stop - columns.start
+    width = _TILE if lanes > _NARROW else _NARROW
+    table = samples.addresses[:, columns]
+    table = np.ascontiguousarray(np.concatenate([table, np.repeat(table[:, -1:], width - lanes, axis=1)], axis=1))
+    infinity = extremes.dtype.type(np.iinfo(extremes.dtype).max)
+    if samples.dtype.kind == "f":
+        infinity = np.array(np.inf, samples.dtype).view(extremes.dtype)[()]
+    return int(
         compute(
-            tile,
-            tile.view(bits),
-            np.ascontiguousarray(starts),
-            np.ascontiguousarray(ends),
-            largest,
+            np.empty(0, samples.dtype),
+            table,
+            samples.bounds,
+            columns.start,
+            lanes,
+            starts,
+            ends,
+            windows.start,
+            windows.stop,
+            longest,
+            comparators,
+            networks,
             infinity,
-            largest if is_float else bits.type(0),
-            _lanes(int((ends - starts).max()), bits.itemsize),
-            count,
+            room,
             extremes,
             reals,
+            missing,
         )
-    minimum, maximum = extremes.view(tile.dtype)
-    mean, median, stdev = reals
-    return Statistics(count, minimum, maximum, mean, median, stdev)
+    )
 
 
-def _lanes(longest: int, item_bytes: int) -> int:
-    """So many columns at a time that a window's buffer stays in the processor's cache."""
-    return min(_MAX_LANES, max(_MIN_LANES, _BUFFER_BYTES // (max(longest, 1) * item_bytes)))
+@functools.lru_cache(maxsize=256)
+def _networks(lengths: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The networks for windows of these lengths, one after the other, and where each is, as the kernel takes them."""
+    from efd_pipelines.tiers.kernel import MAX_NETWORK
+
+    places = np.zeros((MAX_NETWORK + 1, 8), np.int64)
+    parts: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
+    begin = 0
+    for samples in lengths:
+        if samples > MAX_NETWORK:
+            break
+        for place, complete in ((0, True), (4, False)):
+            rows = middle_rows(samples, complete=complete)
+            part = network(samples, rows)
+            places[samples, place : place + 4] = (begin, begin + len(part), rows[0], rows[-1])
+            parts.append(part)
+            begin += len(part)
+    return np.concatenate(parts), places

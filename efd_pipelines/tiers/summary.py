@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from efd_pipelines.tiers.columns import SummaryField, tier_columns, tier_schema
+from efd_pipelines.tiers.columns import SummaryField, TierForm
 from efd_pipelines.tiers.rows import Rows
-from efd_pipelines.tiers.statistics import Statistics, window_statistics
+from efd_pipelines.tiers.statistics import Samples, Statistics, statistics_of, window_statistics
 from efd_pipelines.tiers.windows import KEYS, Windows, find_windows
 from efd_pipelines.topics.layout import TIME, Arrays
 
@@ -28,10 +28,14 @@ TILE_BYTES = 96 * 1024 * 1024
 Results: TypeAlias = "dict[str, pa.Array[Any]]"
 
 
-def summarise(rows: Rows, window_us: int, arrays: Arrays = "flat") -> pa.Table:
-    """The tier's table over `rows`, sorted by (salIndex, time); columns of `columns.tier_schema`."""
+def summarise(rows: Rows, window_us: int, arrays: Arrays = "flat", form: TierForm | None = None) -> pa.Table:
+    """The tier's table over `rows`, sorted by (salIndex, time); columns of `columns.tier_schema`.
+
+    `form`, where the caller has it, must be that of the rows' schema.
+    """
+    form = form or TierForm.of(rows.schema, arrays)
+    fields = form.fields
     windows = find_windows(_keys(rows), window_us)
-    fields = tier_columns(rows.schema, arrays)
     source = _Source(rows, windows)
     results: Results = {}
     for tile in _tiles([one for one in fields if len(one.statistics) > 1 and not _ragged(one)], rows.count):
@@ -40,7 +44,7 @@ def summarise(rows: Rows, window_us: int, arrays: Arrays = "flat") -> pa.Table:
         if len(one.statistics) > 1 and _ragged(one):
             results |= source.summarise_lists(one)
     results |= source.take_first([one for one in fields if len(one.statistics) == 1])
-    return _assembled(rows.schema, fields, windows, window_us, results)
+    return _assembled(form.schema, windows, window_us, results)
 
 
 def _keys(rows: Rows) -> pa.Table:
@@ -78,33 +82,66 @@ def _tiles(fields: Iterable[SummaryField], rows: int) -> Iterator[list[SummaryFi
 
 
 @dataclass(slots=True)
-class _Tile:
-    """Values of some columns, (columns, samples in the windows' order); `present` where some of a column are null."""
+class _Columns:
+    """Values of some columns of one type, in the windows' order.
 
-    values: NDArray[Any]
+    Where the rows are in that order, they stay where Arrow has them; otherwise they are moved. `present` says of
+    columns with nulls which samples are there: missing floats are NaN.
+    """
+
+    samples: Samples
+    tile: NDArray[Any] | None = None
     present: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
 
-    def put(self, column: int, places: Any, values: pa.ChunkedArray[Any], kept: NDArray[np.bool_] | None) -> None:
-        """Puts the values of a piece of rows to their places."""
-        if values.null_count:
-            there = self.present.setdefault(column, np.ones(self.values.shape[1], bool))
-            there[places] = _kept(values.is_valid().to_numpy(), kept)
-            filler = float("nan") if self.values.dtype.kind == "f" else 0
-            values = pc.fill_null(values, pa.scalar(filler, values.type))
-        self.values[column, places] = _kept(values.to_numpy(), kept)
-
     def statistics(self, windows: Windows) -> Statistics:
-        if not self.present or self.values.dtype.kind == "f":
-            return window_statistics(self.values, windows.starts, windows.ends)
-        present = np.ones(self.values.shape, bool)
+        if not self.present or self.tile is None or self.samples.dtype.kind == "f":
+            return statistics_of(self.samples, windows.starts, windows.ends)
+        present = np.ones(self.tile.shape, bool)
         for column, there in self.present.items():
             present[column] = there
-        return window_statistics(self.values, windows.starts, windows.ends, present)
+        return window_statistics(self.tile, windows.starts, windows.ends, present)
 
-    def first(self, column: int, windows: Windows, kind: pa.DataType) -> pa.Array[Any]:
-        values = self.values[column, windows.starts]
-        there = self.present.get(column)
-        return _cast(pa.array(values, mask=None if there is None else ~there[windows.starts]), kind)
+
+def _lying(parts: Sequence[pa.Table], kind: pa.DataType) -> Samples | None:
+    """The values of columns as Arrow has them; None where some are null, of another type, or in uneven pieces."""
+    dtype = _computed(kind)
+    if np.dtype(kind.to_pandas_dtype()) != dtype:
+        return None
+    addresses: list[list[int]] = []
+    lengths: list[int] = []
+    for part in parts:
+        columns = [column.chunks for column in part.columns]
+        if any(column.null_count or column.type != kind for column in part.columns):
+            return None
+        sizes = [len(chunk) for chunk in columns[0]]
+        if any([len(chunk) for chunk in chunks] != sizes for chunks in columns):
+            return None
+        for place, size in enumerate(sizes):
+            if size:
+                addresses.append([_address(chunks[place], dtype.itemsize) for chunks in columns])
+                lengths.append(size)
+    return Samples(dtype, addresses, lengths, parts) if lengths else None
+
+
+def _address(values: pa.Array[Any], size: int) -> int:
+    return int(values.buffers()[1].address) + int(values.offset) * size
+
+
+def _moved(
+    pieces: Sequence[tuple[Any, NDArray[np.bool_] | None, pa.Table]], columns: int, samples: int, dtype: np.dtype[Any]
+) -> _Columns:
+    """The values of pieces of rows at their places."""
+    tile = np.empty((columns, samples), dtype)
+    present: dict[int, NDArray[np.bool_]] = {}
+    for places, kept, part in pieces:
+        for column, values in enumerate(part.columns):
+            if values.null_count:
+                there = present.setdefault(column, np.ones(samples, bool))
+                there[places] = _kept(values.is_valid().to_numpy(), kept)
+                filler = float("nan") if dtype.kind == "f" else 0
+                values = pc.fill_null(values, pa.scalar(filler, values.type))
+            tile[column, places] = _kept(values.to_numpy(), kept)
+    return _Columns(Samples.of_tile(tile), tile, present)
 
 
 def _cast(values: pa.Array[Any], kind: pa.DataType) -> pa.Array[Any]:
@@ -127,23 +164,27 @@ class _Source:
     def summarise_numbers(self, fields: Sequence[SummaryField]) -> Results:
         """The six statistics of fields that are of one type and no lists in the archive."""
         names = [name for one in fields for name in one.sources]
-        tile = _Tile(np.empty((len(names), len(self._windows.order)), _computed(fields[0].type)))
-        for first, part in self._rows.batches(names):
-            places, kept = self._places(first, part.num_rows)
-            for column, name in enumerate(names):
-                tile.put(column, places, part[name], kept)
+        values = self._read(names, fields[0].type)
+        found = values.statistics(self._windows)
+        figures = [_first(found.first, values, self._windows), *_figures(found, self._windows)]
         results: Results = {}
-        figures = list(_figures(tile.statistics(self._windows)))
         begin = 0
         for one in fields:
             end = begin + len(one.sources)
-            values = [tile.first(column, self._windows, one.item_type) for column in range(begin, end)]
-            results[f"first_{one.name}"] = _listed(values) if one.is_list else values[0]
             for figure in figures:
                 column = figure.column(begin, end, one)
                 results[f"{figure.name}_{one.name}"] = _even_lists(column, end - begin) if one.is_list else column
             begin = end
         return results
+
+    def _read(self, names: Sequence[str], kind: pa.DataType) -> _Columns:
+        pieces = [(*self._places(first, part.num_rows), part) for first, part in self._rows.batches(names)]
+        if all(kept is None for _, kept, _ in pieces):
+            in_order = sorted(pieces, key=lambda piece: piece[0].start)
+            lying = _lying([part for _, _, part in in_order], kind)
+            if lying is not None:
+                return _Columns(lying)
+        return _moved(pieces, len(names), len(self._windows.order), _computed(kind))
 
     def _places(self, first: int, count: int) -> tuple[Any, NDArray[np.bool_] | None]:
         """Where in the windows' order the rows from `first` on go, and which of them go anywhere."""
@@ -184,7 +225,7 @@ class _Source:
         statistics = lists.statistics(self._windows, _computed(one.item_type))
         lengths, null = lists.window_lengths(self._windows)
         results = {f"first_{one.name}": self._first_rows([name])[name].combine_chunks()}
-        for figure in _figures(statistics):
+        for figure in _figures(statistics, self._windows):
             column = figure.column(0, lists.width, one)
             results[f"{figure.name}_{one.name}"] = _uneven_lists(column, lists.width, lengths, null)
         return results
@@ -237,7 +278,7 @@ class _Lists:
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
-    """One statistic of all columns of a tile, (columns, windows); `missing` is None where none is."""
+    """One statistic of all columns, (columns, windows); `missing` is None where none is."""
 
     name: str
     values: NDArray[Any]
@@ -245,28 +286,47 @@ class _Figure:
 
     def column(self, begin: int, end: int, one: SummaryField) -> pa.Array[Any]:
         """The values of some columns, window by window, in the type that the tier has them in."""
-        values = self.values[begin] if end == begin + 1 else self.values[begin:end].T.ravel()
-        mask = None if self.missing is None else self.missing[begin:end].T.ravel()
-        return _cast(pa.array(values, mask=mask), one.item_type_of(self.name))
+        wanted = one.item_type_of(self.name)
+        mask = None if self.missing is None else self.missing[begin:end]
+        if mask is not None and not mask.any():
+            mask = None
+        if end == begin + 1:
+            return _cast(_column(self.values[begin], None if mask is None else mask[0]), wanted)
+        return _cast(_column(self.values[begin:end].T.ravel(), None if mask is None else mask.T.ravel()), wanted)
 
 
-def _figures(statistics: Statistics) -> Iterator[_Figure]:
-    count = statistics.count.T
-    for name, values, least in (
+def _first(values: NDArray[Any], columns: _Columns, windows: Windows) -> _Figure:
+    """The first sample of each window, null where it is."""
+    if not columns.present:
+        return _Figure("first", values, None)
+    missing = np.zeros(values.shape, bool)
+    for column, there in columns.present.items():
+        missing[column] = ~there[windows.starts]
+    return _Figure("first", values, missing)
+
+
+def _column(values: NDArray[Any], mask: NDArray[np.bool_] | None) -> pa.Array[Any]:
+    """Values where they lie: `pa.array` takes ten times as long, and there are thousands of columns."""
+    if mask is not None:
+        return pa.array(values, mask=mask)
+    kind = _ARROW[values.dtype]
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)], 0)
+
+
+_ARROW = {np.dtype(name): getattr(pa, name)() for name in ("float32", "float64", "int64")}
+
+
+def _figures(statistics: Statistics, windows: Windows) -> Iterator[_Figure]:
+    count = windows.counts if statistics.missing is None else windows.counts - statistics.missing
+    least = int(count.min(initial=2))
+    for name, values, needed in (
         ("min", statistics.minimum, 1),
         ("max", statistics.maximum, 1),
         ("mean", statistics.mean, 1),
         ("median", statistics.median, 1),
         ("stdev", statistics.stdev, 2),
     ):
-        missing = count < least
-        yield _Figure(name, _transposed(values, statistics.minimum.dtype), missing if missing.any() else None)
-
-
-def _transposed(values: NDArray[Any], own: np.dtype[Any]) -> NDArray[Any]:
-    """By columns, in the own type of floats. A stdev of the largest floats may pass them: then it is infinite."""
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(values.T, dtype=own if own.kind == "f" else values.dtype)
+        yield _Figure(name, values, np.broadcast_to(count < needed, values.shape) if least < needed else None)
 
 
 def _listed(columns: Sequence[pa.Array[Any]]) -> pa.Array[Any]:
@@ -294,10 +354,7 @@ def _uneven_lists(
     return pa.ListArray.from_arrays(offsets, items.filter(pa.array(kept)), mask=pa.array(null))
 
 
-def _assembled(
-    schema: pa.Schema, fields: list[SummaryField], windows: Windows, window_us: int, results: Results
-) -> pa.Table:
-    wanted = tier_schema(schema, fields)
+def _assembled(schema: pa.Schema, windows: Windows, window_us: int, results: Results) -> pa.Table:
     columns: dict[str, pa.Array[Any]] = {
         "time": pa.array(windows.time_us).cast(TIME),
         "window_size": pa.array(np.full(len(windows), window_us / 1e6)),
@@ -307,4 +364,4 @@ def _assembled(
     if index is not None:
         columns["salIndex"] = index.cast(schema.field("salIndex").type)
     columns |= results
-    return pa.table([columns[name] for name in wanted.names], schema=wanted)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)

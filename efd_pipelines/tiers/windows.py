@@ -75,7 +75,7 @@ def find_windows(keys: pa.Table, window_us: int) -> Windows:
     indexed = "salIndex" in keys.column_names
     sal_index = _integers(keys["salIndex"]) if indexed else np.zeros(len(time), np.int64)
     window = time - np.mod(time, window_us)
-    order = np.lexsort((*_ties(keys), time, sal_index))
+    order = np.arange(len(time)) if _in_order(time, sal_index) else np.lexsort((*_ties(keys), time, sal_index))
     order = order[time[order] != _NO_INDEX]
     order = order[_counted(keys, window)[order]]
     begins = np.empty(len(order), bool)
@@ -90,6 +90,12 @@ def find_windows(keys: pa.Table, window_us: int) -> Windows:
         time_us=window[first],
         sal_index=sal_index[first] if indexed else None,
     )
+
+
+def _in_order(time: NDArray[np.int64], sal_index: NDArray[np.int64]) -> bool:
+    """Whether the rows are in the order of windows, no two at the same time, as those of a merged slice mostly are."""
+    later = (sal_index[1:] > sal_index[:-1]) | ((sal_index[1:] == sal_index[:-1]) & (time[1:] > time[:-1]))
+    return bool(later.all())
 
 
 def _ties(keys: pa.Table) -> list[NDArray[Any]]:

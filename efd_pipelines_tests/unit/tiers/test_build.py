@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,11 @@ from efd_pipelines.archive import tables
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.files import DataFile, write_data_file
 from efd_pipelines.archive.ledger import RAW, rows_of
-from efd_pipelines.archive.slices import SliceUnit
-from efd_pipelines.tiers import build, columns
+from efd_pipelines.archive.reading import good_files
+from efd_pipelines.archive.slices import Slice, SliceUnit
+from efd_pipelines.tiers import build, columns, sharing, work
 from efd_pipelines.tiers.build import TierIncomplete, TierResult, build_tier
-from efd_pipelines.tiers.stale import find_stale
+from efd_pipelines.tiers.stale import StaleDataset, find_stale
 from efd_pipelines.tiers.tier import TIERS, aggregated, tier_named
 from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
@@ -114,8 +118,89 @@ def test_a_late_record_rewrites_exactly_its_slice(archive: Archive) -> None:
     assert {key for key in before if before[key] != after[key]} == {"2023-11-20T01"}
     differing = [n for n in range(len(windows)) if not windows.slice(n, 1).equals(changed.slice(n, 1))]
     assert differing == [5400]
-    assert (result.slices, result.rows) == (1, 7201)
+    assert (result.slices, result.rows) == (1, 3)
     assert changed.slice(5400, 1)["min_force"].to_pylist() == [-1.0]
+
+
+DAY_US = 24 * HOUR_US
+
+
+def everything(archive: Archive, tier: str) -> dict[str, DataFile]:
+    return {file.slice: file for file in archive.snapshot(FAST, tier).files()}
+
+
+def test_a_record_three_weeks_late_rewrites_one_slice_of_each_tier_and_only_its_window(archive: Archive) -> None:
+    starts = [MONDAY_US + week * 7 * DAY_US + 5 * HOUR_US for week in range(4)]
+    for n, start in enumerate(starts):
+        table = ramp(start, 2 * 3600, first_offset=n * 10_000, step_us=SECOND_US // 2)
+        archive_rows(archive, FAST, table)
+    for tier in TIERS.values():
+        build_tier(archive, tier)
+    before = {name: (everything(archive, name), archive.read(FAST, tier=name)) for name in TIERS}
+    late = starts[0] + 1800 * SECOND_US + 7
+    archive_rows(archive, FAST, rows([late], {"force": np.array([-1.0], np.float32)}, first_offset=90_000))
+    results = {name: build_tier(archive, tier) for name, tier in TIERS.items()}
+    slices = {"1s": "2023-11-20T05", "1m": "2023-11-20", "1h": "2023-11-20W"}
+    for name, (held, windows) in before.items():
+        now, changed = everything(archive, name), archive.read(FAST, tier=name)
+        assert {key for key in held if held[key] != now[key]} == {slices[name]}
+        (row,) = [n for n in range(len(windows)) if not windows.slice(n, 1).equals(changed.slice(n, 1))]
+        assert changed["min_force"][row].as_py() == -1.0
+        assert changed["count"][row].as_py() == windows["count"][row].as_py() + 1
+    assert {name: result.rows for name, result in results.items()} == {"1s": 3, "1m": 121, "1h": 7201}
+    assert [build_tier(archive, tier).commits for tier in TIERS.values()] == [0, 0, 0]
+
+
+def test_windows_that_are_taken_over_are_those_that_would_be_computed(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    archives = [an_archive(str(tmp_path / name)) for name in ("bit by bit", "at once")]
+    for n in range(6):
+        first = MONDAY_US + n * 40 * 60 * SECOND_US
+        times = first + np.sort(random.integers(0, 50 * 60 * SECOND_US, 3000))
+        force = random.normal(size=3000).astype(np.float32)
+        table = rows(
+            times, {"force": pa.array(force)}, first_offset=n * 3000, sal_index=(n % 2 + 1 + times % 2).tolist()
+        )
+        for archive in archives:
+            archive_rows(archive, FAST, table)
+        for tier in TIERS.values():
+            build_tier(archives[0], tier)
+    for name, tier in TIERS.items():
+        build_tier(archives[1], tier)
+        paths = [[file.path for file in archive.snapshot(FAST, name).files()] for archive in archives]
+        assert paths[0] == paths[1]
+
+
+def test_minutes_and_hours_are_those_of_the_raw_samples(archive: Archive) -> None:
+    random = np.random.default_rng(5)
+    count = 3 * 3600 * 4
+    force = random.lognormal(size=count).astype(np.float32)
+    force[random.random(count) < 0.1] = np.nan
+    archive_rows(archive, FAST, rows(MONDAY_US - HOUR_US + np.arange(count) * (SECOND_US // 4), {"force": force}))
+    for tier, samples in (("1m", 240), ("1h", 14_400)):
+        build_tier(archive, TIERS[tier])
+        found, windows = archive.read(FAST, tier=tier), force.reshape(-1, samples).astype(np.float64)
+        assert found["count"].to_pylist() == [samples] * len(windows)
+        assert found["median_force"].to_pylist() == np.nanmedian(windows, axis=1).astype(np.float32).tolist()
+        np.testing.assert_allclose(found["stdev_force"].to_numpy(), np.nanstd(windows, axis=1, ddof=1), rtol=1e-7)
+
+
+def test_the_work_is_shared_by_processes_and_one_that_dies_loses_nothing(tmp_path: Path) -> None:
+    alone, shared_out = an_archive(str(tmp_path / "alone")), an_archive(str(tmp_path / "shared"))
+    for archive in (alone, shared_out):
+        archive_rows(archive, FAST, ramp(MONDAY_US, 6 * 3600, step_us=2 * SECOND_US), unit=SliceUnit.DAY)
+    build_tier(alone, ONE_SECOND)
+    build_tier(shared_out, ONE_SECOND, processes=2)
+    assert list(files(shared_out).values()) == list(files(alone).values())
+    work = build._Job.of(alone, ONE_SECOND, StaleDataset(FAST, alone.snapshot(FAST), (), 0, {}), "test").work
+    (part, *others) = [Slice(file.time_min_us or 0, SliceUnit.HOUR) for file in files(alone).values()]
+    with sharing.sharing(alone.settings, 2) as workers:
+        assert isinstance(workers, sharing._Processes)
+        with suppress(BrokenProcessPool):
+            workers._pool.submit(os._exit, 9).result()
+        whole = replace(work, files=good_files(alone.snapshot(FAST)))
+        done = list(workers.compute(whole, [[part], others[:1]], lambda _: True))
+    assert [computed.files[slices[0]] for slices, computed in done] == list(files(alone).values())[:2]
 
 
 def test_a_slice_that_comes_out_as_it_was_keeps_its_file_and_is_done(archive: Archive) -> None:
@@ -151,7 +236,7 @@ def test_of_a_longer_slice_only_the_hours_that_changed_are_computed(archive: Arc
     archive_rows(archive, FAST, ramp(MONDAY_US + 2 * HOUR_US + 1, 10, first_offset=50_000), unit=unit)
     second = built(archive)
     assert (first.slices, first.rows) == (4, 4 * 3600)
-    assert (second.slices, second.rows) == (1, 3610)
+    assert (second.slices, second.rows) == (1, 11)
     assert sum(archive.read(FAST, tier="1s")["count"].to_pylist()) == 4 * 3600 + 10
 
 
@@ -272,10 +357,9 @@ def test_what_was_computed_from_less_never_replaces_what_was_computed_from_more(
     built(archive)
     before = files(archive)
     job = build._Job.of(archive, ONE_SECOND, old[0], "old")
-    table, _ = job.summarise(MONDAY_US, MONDAY_US + HOUR_US)
-    (part,) = old[0].slices
-    assert table.num_rows == 2
-    assert job.commit({part: job.write(part, table)}, old[0].examined) == []
+    computed = job.work.compute(old[0].slices)
+    assert computed.rows == 100
+    assert job.commit(computed.files, old[0].examined) == []
     assert files(archive) == before
     assert computed_from(archive, "2023-11-20T00") == 1
 
@@ -361,8 +445,8 @@ def test_how_much_is_computed_at_a_time_does_not_matter(archive: Archive, monkey
     for dataset in (FAST, OTHER):
         archive_rows(archive, dataset, table, unit=SliceUnit.DAY)
     commits = built(archive, datasets=[FAST]).commits
-    monkeypatch.setattr(build, "_PASS_ROWS", 1)
-    monkeypatch.setattr(build, "_LIST_BYTES", 500)
+    monkeypatch.setattr(work, "_PASS_ROWS", 100)
+    monkeypatch.setattr(work, "_LIST_BYTES", 3000)
     assert built(archive, datasets=[OTHER]).commits == 4 > commits
     assert archive.read(FAST, tier="1s").equals(archive.read(OTHER, tier="1s"))
     assert [file.path for file in archive.files(FAST, tier="1s")] == [f.path for f in archive.files(OTHER, tier="1s")]
