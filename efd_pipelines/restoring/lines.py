@@ -2,8 +2,9 @@
 
 `<directory>/<component>/<name>/<week>/<slice>.lp.gz`, written under another name and renamed, so that a file that is
 there is whole and is passed over when a restore goes on. `manifest.lp` beside them, JSON in a comment, so that whoever
-reads the directory passes over it, has the rows and lines of each. A text of several lines stays one value: InfluxDB's /write and `efd archive backfill --from lines` take it, but
-`influx -import`, which reads line by line, does not; the notes say how many points have such texts.
+reads the directory passes over it, has the rows and lines of each.
+A text of several lines stays one value: InfluxDB's /write and `efd archive backfill --from lines` take it, but `influx
+-import`, which reads line by line, does not; the notes say how many points have such texts.
 """
 
 from __future__ import annotations
