@@ -5,7 +5,7 @@
 What strikes: `cases.py`. Each case is told on stderr as it ends; then how often each kind came and how long it took.
 The last line is `N cases, N lost, N doubled, N failed`; the exit code is 1 unless the last three are 0.
 `--first N` begins with the group of cases that N belongs to: the same seed plays each group alike, whatever came
-before it.
+before it. Ctrl-C lets each player end its case, and counts what was played.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Tally:
         self._end = first + cases
         self._begins = iter(range(first - first % CASES_OF_AN_ARCHIVE, self._end, CASES_OF_AN_ARCHIVE))
         self._lock = threading.Lock()
+        self._is_stopped = threading.Event()
 
     def play_all(self, stage: Stage) -> None:
         """Plays group after group, as long as there is one."""
@@ -48,12 +49,18 @@ class Tally:
             for number in range(begin, min(begin + CASES_OF_AN_ARCHIVE, self._end)):
                 report = play(stage, number, draw(self.kinds, store, rng), rng)
                 self._take(report)
+                if self._is_stopped.is_set():
+                    return
                 if report.problems:
                     stage.begin(store)  # what is broken must not break the next
 
+    def stop(self) -> None:
+        """Plays what was begun to its end, and no more."""
+        self._is_stopped.set()
+
     def _next(self) -> int | None:
         with self._lock:
-            return next(self._begins, None)
+            return None if self._is_stopped.is_set() else next(self._begins, None)
 
     def _take(self, report: Report) -> None:
         with self._lock:
@@ -99,8 +106,11 @@ def main() -> int:
     tally = Tally(arguments.cases, arguments.seed, arguments.first, kinds)
     with scratch() as directory, ThreadPoolExecutor(arguments.together) as pool:
         players = [pool.submit(play_on_servers, tally, Path(directory) / str(n)) for n in range(arguments.together)]
-        for player in players:
-            player.result()
+        try:
+            for player in players:
+                player.result()
+        except KeyboardInterrupt:
+            tally.stop()
     outcome = tally.outcome
     print(summary(outcome))
     print(outcome)
