@@ -41,7 +41,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
         sources.kafka_topics,
         archive.raw_archive,
         sealing.sealed_archive,
-        tiers.tier_1s,
+        *tiers.ASSETS.values(),
         *publishing.ASSETS,
         consdb.consdb_1s,
         reports.storage_throughput,

@@ -24,7 +24,7 @@ from efd_pipelines.defs.restoring import restore
 from efd_pipelines.defs.retention import expire, expired_is_covered
 from efd_pipelines.defs.sealing import clean_archive, merge_slices, seal_weeks
 from efd_pipelines.defs.sources import discover_topics
-from efd_pipelines.defs.tiers import summarise_tier, tier_1s
+from efd_pipelines.defs.tiers import summarise_tier, tier_1h, tier_1m, tier_1s
 
 DRAIN_GROUP = "efd/drain_group"
 """Tag of drains: never two of a group at once (dagster.yaml, and the sensor)."""
@@ -47,7 +47,7 @@ def drain() -> None:
 
 @dg.job(tags=_LIVE)
 def summarise() -> None:
-    """Computes what of the 1 s tier the archive has moved on from."""
+    """Computes what of the tiers (1 s, 1 min, 1 h) the archive has moved on from."""
     summarise_tier()
 
 
@@ -69,7 +69,7 @@ def export() -> None:
 
 @dg.job
 def main() -> None:
-    """The whole path once: discovery, backlog, 1 s tier, exposures, the weeks' storage reports, an export.
+    """The whole path once: discovery, backlog, tiers, exposures, the weeks' storage reports, an export.
 
     Everything is made that can be made of what Kafka has now; it may run beside the live jobs. The export is made where
     topics are given in the launchpad.
@@ -103,7 +103,7 @@ verify = dg.define_asset_job(
 
 backfill_archive = dg.define_asset_job(
     "backfill_archive",
-    selection=dg.AssetSelection.assets(raw_archive, tier_1s).without_checks(),
+    selection=dg.AssetSelection.assets(raw_archive, tier_1s, tier_1m, tier_1h).without_checks(),
     description="Archives and summarises components and weeks that are chosen as partitions.",
 )
 

@@ -15,7 +15,7 @@ import dagster as dg
 from efd_pipelines.defs.archive import raw_archive
 from efd_pipelines.defs.events import RAW, log_untold
 from efd_pipelines.defs.failures import explained
-from efd_pipelines.defs.tiers import ONE_SECOND, tier_1s
+from efd_pipelines.defs.tiers import ASSETS
 from efd_pipelines.errors import StaleWriter
 from efd_pipelines.resources import Deployment
 
@@ -37,13 +37,13 @@ def complete_ledger(context: dg.OpExecutionContext, deployment: Deployment) -> N
     with explained():
         archive = deployment.archive()
         archive.ledger.catch_up_pending()
-        tables = [(table, one) for table in (RAW, ONE_SECOND) for one in archive.datasets(table=table)]
+        tables = [(table, one) for table in (RAW, *ASSETS) for one in archive.datasets(table=table)]
         found = archive.ledger.catch_up(tables)
         replaced = archive.ledger.compact()
         with contextlib.suppress(StaleWriter):  # another round is at it
             collapse(archive)
         told = log_untold(context, archive, raw_archive.key, RAW)
-        told += log_untold(context, archive, tier_1s.key, ONE_SECOND)
+        told += sum(log_untold(context, archive, asset.key, tier) for tier, asset in ASSETS.items())
         context.add_output_metadata({"commits_entered": found, "files_replaced": replaced, "partitions_told": told})
 
 

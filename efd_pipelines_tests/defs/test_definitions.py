@@ -20,6 +20,8 @@ ASSETS = {
     "raw_archive",
     "sealed_archive",
     "tier_1s",
+    "tier_1m",
+    "tier_1h",
     "influx_1s",
     "influx_1m",
     "influx_events",
@@ -70,6 +72,7 @@ CHECKS = {
     "expired_is_covered",
     "point_counts_equal",
     "retention_is_set",
+    "values_agree",
 }
 
 _LOAD = """
