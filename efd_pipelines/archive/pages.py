@@ -39,11 +39,14 @@ _ENDING_BYTES = 8
 _COLUMN_BYTES = 1024
 # parquet.thrift: types, encodings, codecs, kinds of pages, and the fields of FileMetaData, RowGroup and ColumnMetaData.
 _TYPES = {4: 4, 8: 5}
+_FLOAT, _DOUBLE = pa.float32(), pa.float64()
 _RLE, _BYTE_STREAM_SPLIT = 3, 9
 _CODECS = {"zstd": 6}
 _DATA_PAGE = 0
 _SCHEMA, _NUM_ROWS, _ROW_GROUPS = 2, 3, 4
 _COLUMNS, _TOTAL_BYTES = 1, 2
+# Fields 3 and 4 of a FileMetaData without rows.
+_NO_ROWS = b"\x16\x00\x19\x0c"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,16 +68,14 @@ class Template:
     def of(cls, schema: pa.Schema, options: Mapping[str, Any]) -> Template:
         sink = pa.BufferOutputStream()
         pq.ParquetWriter(sink, schema, **options).close()
-        footer = _footer(sink.getvalue())
-        parts = thrift.fields(footer, 0)
-        floats = {
-            place: (column.type.bit_width // 8, _metadata_start(column, options["compression"]))
-            for place, column in enumerate(schema)
-            if options["column_encoding"].get(column.name) == "BYTE_STREAM_SPLIT"
-            if pa.types.is_floating(column.type) and column.type.bit_width // 8 in _TYPES
-            if column.name not in options["write_statistics"]
-        }
-        return cls(schema, options, footer[: parts[_SCHEMA].end], footer[parts[_ROW_GROUPS].end :], floats)
+        before, after = _around_rows(_footer(sink.getvalue()))
+        encodings, statistics = options["column_encoding"], frozenset(options["write_statistics"])
+        floats = {}
+        for place, (name, kind) in enumerate(zip(schema.names, schema.types, strict=True)):
+            width = 4 if kind == _FLOAT else 8 if kind == _DOUBLE else 0
+            if width and encodings.get(name) == "BYTE_STREAM_SPLIT" and name not in statistics:
+                floats[place] = width, _metadata_start(name, width, options["compression"])
+        return cls(schema, options, before, after, floats)
 
     def rest(self, made: Sequence[int]) -> tuple[pa.Schema, dict[str, Any], list[int]]:
         """The columns that are not made here, how pyarrow writes them, and their places."""
@@ -167,6 +168,16 @@ def _written(table: pa.Table, template: Template, made: Sequence[int]) -> tuple[
     return beginning, _Others(chunks, thrift.number(footer, group[_TOTAL_BYTES]))
 
 
+def _around_rows(footer: bytes) -> tuple[bytes, bytes]:
+    """What stands in a footer before the number of rows, here 0, and after the row groups, here none."""
+    if footer.count(_NO_ROWS) == 1:
+        # A schema of 800 columns takes milliseconds to pass over.
+        before, _, after = footer.partition(_NO_ROWS)
+        return before, after
+    parts = thrift.fields(footer, 0)
+    return footer[: parts[_SCHEMA].end], footer[parts[_ROW_GROUPS].end :]
+
+
 def _footer(file: pa.Buffer) -> bytes:
     (size,) = struct.unpack("<I", file.slice(file.size - _ENDING_BYTES, 4).to_pybytes())
     return bytes(file.slice(file.size - _ENDING_BYTES - size, size).to_pybytes())
@@ -237,16 +248,22 @@ def _page_head(rows: int, size: int) -> tuple[bytes, bytes]:
     return before, thrift.struct([(5 - 3, thrift.STRUCT, page)])
 
 
-def _metadata_start(column: pa.Field[Any], compression: str) -> bytes:
+def _metadata_start(name: str, width: int, compression: str) -> bytes:
     """The first fields of a ColumnMetaData: type, encodings, name, codec."""
+    before, after = _metadata_of(width, compression)
+    return before + thrift.string(name) + after
+
+
+@functools.cache
+def _metadata_of(width: int, compression: str) -> tuple[bytes, bytes]:
+    """What stands there before and after the name."""
     encodings = thrift.listed(thrift.I32, [thrift.integer(_RLE), thrift.integer(_BYTE_STREAM_SPLIT)])
     parts = [
-        (1, thrift.I32, thrift.integer(_TYPES[column.type.bit_width // 8])),
+        (1, thrift.I32, thrift.integer(_TYPES[width])),
         (2, thrift.LIST, encodings),
-        (3, thrift.LIST, thrift.listed(thrift.BINARY, [thrift.string(column.name)])),
-        (4, thrift.I32, thrift.integer(_CODECS[compression])),
+        (3, thrift.LIST, thrift.listed(thrift.BINARY, [b""])),
     ]
-    return thrift.struct(parts)[:-1]
+    return thrift.struct(parts)[:-1], thrift.struct([(1, thrift.I32, thrift.integer(_CODECS[compression]))])[:-1]
 
 
 def _chunk(start: bytes, rows: int, size: int, compressed_size: int, offset: int) -> bytes:
