@@ -99,7 +99,10 @@ def plan(
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what would be let go now, and what is due and may not go, with the reasons. Nothing is changed."""
+    """Say what would be let go now, and what stays and why.
+
+    Nothing is changed. Whether tiers cover what is due is found by reading it, statistics apart.
+    """
     found = _planned(components, week, policy, at, quick=quick)
     _print_plan(found, as_json)
     if strict and found.refused:
@@ -190,7 +193,10 @@ def pin(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Keep a week, a night, a topic, or a topic in a week or night, from ever expiring."""
+    """Keep a week, a night or a topic from ever expiring.
+
+    Or a topic in a week or night. A night that lies in two weeks keeps both.
+    """
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.retention.pins import pin as pinned
     from efd_pipelines.settings import load_settings
