@@ -1,10 +1,11 @@
-"""Exposures: telemetry joined to the exposures of each configured instrument, in ConsDB.
+"""Exposures: telemetry joined to the exposures and visits of each configured instrument, in ConsDB.
 
-One asset per instrument of `exposures` in EFD_CONFIG, and `join_new_exposures`, the op of the job `join`, which takes
-whatever is new or has become stale. What that is, `exposures/staleness.py` knows.
+One asset per instrument of `exposures` in EFD_CONFIG, with a check that compares values, and `join_new_exposures`, the
+op of the job `join`, which takes whatever is new or has become stale. What that is, `exposures/staleness.py` knows.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,18 @@ from efd_pipelines.settings import Settings
 from efd_pipelines.times import Week
 
 if TYPE_CHECKING:
+    from efd_pipelines.archive.archive import Archive
     from efd_pipelines.exposures.joins import JoinResult
 
 EXPOSURE_TABLE = "exposure_efd"
 WEEKS_OF_A_BACKFILL = 13
+AGREES = "values_agree"
+COMPARED = 10
+"""Exposures of a week that the check computes again."""
+
+_ELEMENTS_LISTED = 4
+_TRAILING = re.compile(r"\d+$")
+_ROWS_SHOWN = 100
 _DESCRIPTION = """What telemetry says of each exposure of {instrument}: one row per exposure, one column per quantity.
 
 How the columns are computed stands in the transformation configuration `{config}`. The results are in `{table}` of
@@ -37,7 +46,7 @@ Kept up by the job `join`, minutes after an exposure has ended and its telemetry
 bring all of its exposures up to date.
 
 **When a run fails**, its last error says what to do; nothing half-done stays behind. A column that cannot be computed
-does not hold up the others: it is in `skipped`, with the reason.
+does not hold up the others: it is in `skipped`, with the reason. `efd exposures explain` shows where a value is from.
 {problem}"""
 
 
@@ -81,6 +90,15 @@ def _joined_exposures(join: ExposureJoin) -> dg.AssetsDefinition:
         pool="consdb",
         backfill_policy=dg.BackfillPolicy.multi_run(WEEKS_OF_A_BACKFILL),
         metadata=column_schema(columns),
+        check_specs=[
+            dg.AssetCheckSpec(
+                AGREES,
+                asset=exposure_key(join.instrument),
+                description="Whether ConsDB has what the archive gives: nothing of the week is stale, and exposures "
+                "chosen by chance, computed again, have the same values and numbers of samples. If not: "
+                "`efd exposures verify`, `efd exposures explain`.",
+            )
+        ],
         description=_DESCRIPTION.format(
             instrument=join.instrument,
             config=join.config,
@@ -88,7 +106,8 @@ def _joined_exposures(join: ExposureJoin) -> dg.AssetsDefinition:
             problem=problem,
         ),
     )
-    def exposure_efd(context: dg.AssetExecutionContext, deployment: Deployment) -> dg.MaterializeResult[Any]:
+    # With a check beside it, Dagster knows the result by its bare type only.
+    def exposure_efd(context: dg.AssetExecutionContext, deployment: Deployment) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from efd_pipelines.exposures.joins import join_exposures
 
         with explained():
@@ -103,11 +122,63 @@ def _joined_exposures(join: ExposureJoin) -> dg.AssetsDefinition:
                     run=context.run.run_id,
                     progress=logged(context, "topics"),
                 )
-                context.add_asset_metadata(_summary(result), partition_key=key)
+                metadata = {**_summary(result), "dagster/column_lineage": _lineage(configured, result.skipped)}
+                context.add_asset_metadata(metadata, partition_key=key)
                 context.log.info(f"Week of {key}: {counted(_figures(result))}")
-        return dg.MaterializeResult()
+            check = _check(archive, configured, [Week.parse(key) for key in context.partition_keys])
+        return dg.MaterializeResult(check_results=[check])
 
     return exposure_efd
+
+
+def _check(archive: "Archive", join: ExposureJoin, weeks: Sequence[Week]) -> dg.AssetCheckResult:
+    from efd_pipelines.exposures.reconciling import reconcile
+
+    found = [
+        reconcile(archive, archive.settings, join, start=week.start, end=week.end, most=COMPARED) for week in weeks
+    ]
+    different = [
+        {
+            "exposure": one.exposure,
+            "column": one.column,
+            "in_consdb": one.stored,
+            "from_archive": one.computed,
+        }
+        for each in found
+        for one in each.differences
+    ]
+    kinds = {"exposure": "int", "column": "string", "in_consdb": "float", "from_archive": "float"}
+    compared, stale = sum(each.compared for each in found), sum(each.stale for each in found)
+    return dg.AssetCheckResult(
+        check_name=AGREES,
+        passed=all(each.ok for each in found),
+        severity=dg.AssetCheckSeverity.ERROR if different else dg.AssetCheckSeverity.WARN,
+        description=f"{compared} exposures computed again, {len(different)} values differ, {stale} exposures stale.",
+        metadata={"compared": compared, "stale": stale, "differences": table(different[:_ROWS_SHOWN], kinds)},
+    )
+
+
+def _lineage(join: ExposureJoin, skipped: Mapping[str, str]) -> dg.TableColumnLineage:
+    """From the topic's fields to the columns of `exposure_efd`; an array of many elements is one field."""
+    from efd_pipelines.exposures.configuration import load_transformation
+
+    return dg.TableColumnLineage(
+        {
+            column.name: [
+                dg.TableColumnDep(asset_key=raw_archive.key, column_name=f"{topic.name}.{field}")
+                for topic in column.topics
+                for field in _fields(column.measured(topic))
+            ]
+            for column in load_transformation(join.config).columns
+            if EXPOSURE_TABLE in column.tables and column.name not in skipped
+        }
+    )
+
+
+def _fields(names: Sequence[str]) -> list[str]:
+    if len(names) <= _ELEMENTS_LISTED:
+        return list(names)
+    return list(dict.fromkeys(_TRAILING.sub("", name) for name in names))
 
 
 def _columns(join: ExposureJoin) -> tuple[list[dg.TableColumn], str]:
@@ -179,7 +250,7 @@ def _materialisations(result: "JoinResult") -> Iterator[dg.AssetMaterialization]
 
 
 def _figures(result: "JoinResult") -> dict[str, Any]:
-    names = ("exposures", "columns", "values", "nulls", "unchanged", "unended", "waiting")
+    names = ("exposures", "visits", "columns", "values", "nulls", "unchanged", "unended", "waiting")
     return {**{name: getattr(result, name) for name in names}, "seconds": round(result.seconds, 3)}
 
 

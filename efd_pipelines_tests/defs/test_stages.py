@@ -106,6 +106,8 @@ def test_a_week_of_exposures(site: dg.Definitions, instance: dg.DagsterInstance,
     write_exposures(archive.settings.require_consdb(), "cdb_lsstcam", [an_exposure(1, begin), an_exposure(2, begin)])
     shown = materialised(site, instance, exposure_key("lsstcam"), partition_key=WEEK.key)[WEEK.key]
     assert shown["exposures"] == 2
+    lineage = shown["dagster/column_lineage"].deps_by_column
+    assert all(dep.asset_key == dg.AssetKey("raw_archive") for deps in lineage.values() for dep in deps)
 
 
 def an_exposure(number: int, begin: datetime) -> dict[str, Any]:
