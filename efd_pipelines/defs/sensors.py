@@ -150,7 +150,8 @@ def summarise(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg
 @dg.sensor(
     name="join",
     job=jobs.join,
-    minimum_interval_seconds=300,
+    # With the drains' two minutes before it, five more would be over the five minutes that a value may take.
+    minimum_interval_seconds=60,
     default_status=_ON,
     description="A run when the archive has changed since the last one began, and every hour.",
 )
