@@ -238,6 +238,10 @@ def _remarks(sizes: Sizes, weeks: Sequence[Week]) -> list[str]:
     )
     if unsized:
         remarks.append(f"{unsized:,} topics have rows without an Avro size (history that was filled in).")
+    kept = sizes.topics.select(["messages", "parquet_bytes"]).to_pylist()
+    let_go = sum(row["messages"] > 0 and not row["parquet_bytes"] for row in kept)
+    if let_go:
+        remarks.append(f"The records of {let_go:,} weeks of topics were let go; Parquet sizes are of what is left.")
     return remarks
 
 

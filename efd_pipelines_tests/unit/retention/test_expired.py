@@ -32,6 +32,7 @@ from efd_pipelines.retention.enforce import enforce
 from efd_pipelines.retention.plan import judged, plan
 from efd_pipelines.retention.policy import read_policy
 from efd_pipelines.retention.records import gone, late_windows, without_tiers
+from efd_pipelines.storage.throughput import measure
 from efd_pipelines.tiers.stale import find_stale
 from efd_pipelines.tiers.tier import TIERS
 from efd_pipelines.times import Week
@@ -281,3 +282,12 @@ def test_expiry_and_a_week_that_was_never_sealed(archive: Archive) -> None:
     done = enforce(archive, policy=SUMMIT, now=NOW)
     assert [(one.one.week, one.kind) for one in done.refused] == [(week, "unsealed")]
     assert isinstance(archive.read(FAST, weeks=[week]), pa.Table)
+
+
+def test_the_storage_report_tells_what_came_from_what_is_kept(archive: Archive) -> None:
+    expired(archive)
+    report = measure(archive, OLD)
+    (row,) = report.to_json()["topics"]
+    assert (row["rows"], row["messages"], row["parquet_mb"]) == (0, 100, 0.0)
+    assert row["tier_mb"] > 0
+    assert any("1 weeks of topics were let go" in note for note in report.notes)
