@@ -48,7 +48,7 @@ def run(
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the values of exposures and visits and write them to ConsDB.
+    """Compute the values of exposures and visits, into ConsDB.
 
     Only those columns whose telemetry or configuration is new or has changed since they were computed.
     """
@@ -157,7 +157,9 @@ def verify(
     ] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what ConsDB has with what the archive gives: values, numbers of samples, versions.
+    """Compare ConsDB with the archive, value by value.
+
+    With the numbers of samples and the versions: that a row is there says nothing.
 
     Exit 1 where exposures are stale or values differ.
     """
@@ -197,7 +199,9 @@ def explain_value(
     all_samples: Annotated[bool, typer.Option("--all", help="All samples, not the first and last ten.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show where one value comes from: the window, the topics, the samples, the arithmetic.
+    """Show where one value comes from.
+
+    The window, the topics, the samples, the arithmetic.
 
     It is computed again from the archive; exit 1 where ConsDB has another value.
     """
