@@ -88,7 +88,7 @@ def database(unique: str, kind: str = "") -> Destination:
 
 
 def test_a_tier_is_published_and_reads_back_equal(archive: Archive, server: Influx, unique: str) -> None:
-    archive_rows(archive, FAST, fast_rows(MONDAY_US, 4000))
+    archive_rows(archive, FAST, fast_rows(MONDAY_US + 3300 * SECOND_US, 600))  # of two hours
     for tier, name, kind in (("1s", "influx_1s", ""), ("1m", "influx_1m", "_1m")):
         build_tier(archive, TIERS[tier])
         result = run(archive, server, name)
@@ -100,7 +100,7 @@ def test_a_tier_is_published_and_reads_back_equal(archive: Archive, server: Infl
 
 
 def test_a_late_record_publishes_exactly_its_points(archive: Archive, server: Influx, unique: str) -> None:
-    archive_rows(archive, FAST, fast_rows(MONDAY_US, 7300))
+    archive_rows(archive, FAST, fast_rows(MONDAY_US + 3500 * SECOND_US, 300))
     build_tier(archive, TIERS["1s"])
     run(archive, server, "influx_1s")
     archive_rows(archive, FAST, fast_rows(MONDAY_US + 3700 * SECOND_US + 50_000, 0.2, seed=9, first_offset=10**6))
@@ -236,20 +236,18 @@ def through_proxy(url: str, **options: Any) -> Influx:
 
 FAULTS: dict[str, Answer] = {
     "it is too busy": (503, {"Retry-After": "0"}, b'{"error":"hinted handoff queue not empty"}'),
-    "it wants less": (429, {"Retry-After": "0"}, b""),
-    "it times out": (500, {}, b'{"error":"timeout"}'),
     "it hangs up": (0, {}, b""),
 }
 
 
 @pytest.mark.parametrize(
     ("fault", "after"),
-    [("it is too busy", False), ("it wants less", False), ("it times out", True), ("it hangs up", True)],
+    [("it is too busy", False), ("it hangs up", True)],
 )
 def test_what_passes_is_waited_for(
     archive: Archive, influx: InfluxServer, server: Influx, unique: str, fault: str, after: bool
 ) -> None:
-    archive_rows(archive, FAST, fast_rows(MONDAY_US, 300))
+    archive_rows(archive, FAST, fast_rows(MONDAY_US, 60))
     build_tier(archive, TIERS["1s"])
     waits: list[float] = []
     with flaky(influx.url, lambda n: FAULTS[fault] if n <= 3 else None, after=after) as (url, bodies):
@@ -263,7 +261,7 @@ def test_what_passes_is_waited_for(
 def test_a_server_that_is_full_or_refuses_is_said_and_nothing_is_lost(
     archive: Archive, influx: InfluxServer, server: Influx, unique: str
 ) -> None:
-    archive_rows(archive, FAST, fast_rows(MONDAY_US, 300))
+    archive_rows(archive, FAST, fast_rows(MONDAY_US, 60))
     build_tier(archive, TIERS["1s"])
     full: Answer = (500, {}, b'{"error":"engine: write /var/lib/influxdb/wal: no space left on device"}')
     refuses: Answer = (401, {}, b'{"error":"authorization failed"}')
@@ -275,8 +273,8 @@ def test_a_server_that_is_full_or_refuses_is_said_and_nothing_is_lost(
                 publish(archive, through, "influx_1s", writer=writer)
         assert url in raised.value.message
         assert raised.value.remedy
-    with flaky(influx.url, functools.partial(always, (503, {}, b"")), hang_s=6.0) as (url, _):
-        slow = through_proxy(url, timeout_s=3.0)
+    with flaky(influx.url, functools.partial(always, (503, {}, b"")), hang_s=2.0) as (url, _):
+        slow = through_proxy(url, timeout_s=1.0)
         writer = LineWriter(slow, attempts=2, sleep=lambda s: None)
         with pytest.raises(InfluxUnavailable, match="Timeout"):
             publish(archive, slow, "influx_1s", writer=writer)
@@ -315,7 +313,7 @@ with Influx(archive.settings) as server:
 """
 
 
-@pytest.mark.parametrize(("after", "moment"), [(0, "after"), (7, "after")])
+@pytest.mark.parametrize(("after", "moment"), [(7, "after")])
 def test_killed_in_the_middle_of_a_write_and_repeated_no_point_is_missing_and_none_different(
     archive: Archive, server: Influx, influx: InfluxServer, unique: str, tmp_path: Path, after: int, moment: str
 ) -> None:
