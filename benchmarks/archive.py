@@ -256,28 +256,32 @@ def consume_only(settings: Settings, topic: str) -> int:
 
 
 _DRAIN = """
-import json, time
+import json, sys, time
 from pathlib import Path
+from benchmarks.sinks.stages import Stages
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.drain import drain
 from efd_pipelines.settings import load_settings
 
 settings = load_settings(env_file=None)
 archive = Archive(settings)
+stages = Stages() if sys.argv[1:] else None
 cpu = time.process_time()
 result = drain(archive, settings)
 cpu = time.process_time() - cpu
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 print(json.dumps({"records": result.records, "mb": result.avro_bytes / 1e6, "seconds": result.seconds, "cpu_s": cpu,
-                  "peak_bytes": peak, "files": sum(of["files"] for of in result.by_component_week.values())}))
+                  "peak_bytes": peak, "files": sum(of["files"] for of in result.by_component_week.values()),
+                  "stages": stages and stages.cpu_s()}))
 """
 
 
-def end_to_end(site: BenchSite, directory: Path) -> dict[str, float]:
+def end_to_end(site: BenchSite, directory: Path, *, by_stage: bool = False) -> dict[str, Any]:
     """A whole drain in a process of its own, so that its memory is its own."""
     environment = {**os.environ, **site.environ, "EFD_ARCHIVE": str(directory / "archive")}
-    done = subprocess.run([sys.executable, "-c", _DRAIN], env=environment, check=True, stdout=subprocess.PIPE)
-    found: dict[str, float] = json.loads(done.stdout)
+    command = [sys.executable, "-c", _DRAIN, *(["by stage"] if by_stage else [])]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
@@ -342,6 +346,8 @@ def _from_broker(site: BenchSite, frames: Frames, scratch: Path, repeats: int) -
         assert one["records"] == len(frames.values)
         found.append(one)
     fastest = min(found, key=lambda one: one["seconds"])
+    stages = end_to_end(site, scratch / "stages", by_stage=True)["stages"]
+    figures |= {f"stage_{name}_cpu_ms_mb": spent * 1e3 / frames.mb for name, spent in stages.items()}
     return figures | {
         "end_to_end_mb_s": fastest["mb"] / fastest["seconds"],
         "end_to_end_cpu_ms_mb": fastest["cpu_s"] * 1e3 / fastest["mb"],
@@ -366,7 +372,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iceberg", action="store_true", help="measure the Iceberg sink on Kafka Connect beside ours")
     parser.add_argument("--commit-s", type=int, default=10, help="with --iceberg: how often the sink commits")
     parser.add_argument("--seconds", type=float, default=300.0, help="how long to run live")
-    parser.add_argument("--outage-s", type=float, default=600.0, help="with --live: the outage to catch up with")
+    parser.add_argument("--outage-s", type=float, default=3600.0, help="with --live: the outage to catch up with")
     parser.add_argument("--cadence-s", type=float, default=120.0, help="with --live: the fast class's interval")
 
 
