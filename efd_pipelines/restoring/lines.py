@@ -31,7 +31,7 @@ from efd_pipelines.topics.names import Dataset
 
 MANIFEST = "manifest.lp"
 _COMMENT = "# "
-_LEVEL = 3
+_LEVEL = 1
 _READ_BYTES = 1 << 20
 
 
