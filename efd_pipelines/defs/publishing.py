@@ -16,7 +16,7 @@ from efd_pipelines.defs.checks import loudly
 from efd_pipelines.defs.events import counted, materialisation
 from efd_pipelines.defs.failures import explained
 from efd_pipelines.defs.metadata import OWNERS, Metadata, column, column_schema, megabytes, table
-from efd_pipelines.defs.tiers import tier_1s
+from efd_pipelines.defs.tiers import tier_1m, tier_1s
 from efd_pipelines.partitions import COMPONENT_WEEKS, ComponentWeek, add_components
 from efd_pipelines.resources import Deployment
 from efd_pipelines.times import Week, this_week
@@ -108,7 +108,7 @@ influx_1s = _asset(
 )
 influx_1m = _asset(
     "influx_1m",
-    [raw_archive],
+    [tier_1m, raw_archive],
     "Telemetry in InfluxDB at one minute, for looking at months: the 1 min tier, and what is slower still." + _WHERE,
     _columns(
         "A column of the 1 min tier: statistic and field, as `mean_zForces0`; or a field that is sent more slowly"
