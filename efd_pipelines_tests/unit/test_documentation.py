@@ -64,6 +64,7 @@ def test_the_settings_of_the_readme_exist() -> None:
         "EFD_PROFILE": "usdf",
         "EFD_REGISTRY_URL": "http://registry:8081",
         "EFD_S3_ENDPOINT": "http://s3:9000",
+        "EFD_INFLUX_URL": "http://influx:8086",
         "EFD_CONFIG": "",
     }
 
