@@ -4,5 +4,6 @@ Read the modules in this order: `store` (a directory or S3), `slices` (units of 
 `tables` (snapshots and guarded commits), `ledger` (the index of all commits), `reading`, `archive` (the front door),
 then the work: `encoding` (frames → rows), `drain` (Kafka → commits), `merging` and `sealing`, `status`,
 `dead_letters` and `quarantine`. What proves it: `audit` (metadata), `deep_audit` and `file_audit` (every file),
-`recount` (Kafka), `certificate_audit`, `sequences` (the writers' own numbers); `reindex` makes the ledger anew.
+`recount` and `value_audit` (Kafka), `certificate_audit`, `sequences` (the writers' own numbers). `collapse` keeps the
+ledger small, `reindex` makes it anew.
 """

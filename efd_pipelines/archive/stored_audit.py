@@ -126,7 +126,7 @@ class _Known:
 
 
 def _known(row: Mapping[str, Any]) -> _Known:
-    missing = set(range(row["newest"])) - set(row["versions"])
+    missing = set() if row["versions"] is None else set(range(row["newest"])) - set(row["versions"])
     for first, last in row["ranges"] or () if missing else ():
         missing -= set(range(first, last + 1))
     return _Known(row["newest"], row["at"], frozenset(missing))

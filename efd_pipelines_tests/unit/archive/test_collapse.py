@@ -16,18 +16,21 @@ import pytest
 
 from efd_pipelines.archive import sealing
 from efd_pipelines.archive.archive import Archive
-from efd_pipelines.archive.audit import gaps, verify
+from efd_pipelines.archive.audit import _entries, gaps, verify
 from efd_pipelines.archive.certificates import path_of, read_certificate
 from efd_pipelines.archive.collapse import Collapsed, collapse
 from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.archive.ledger_rows import REARRANGING, Change, changes_of, changes_text, painted
 from efd_pipelines.archive.ledger_table import LedgerTable
 from efd_pipelines.archive.merging import crowded
+from efd_pipelines.archive.positions import Source
+from efd_pipelines.archive.recount import Feed, Span, _span
 from efd_pipelines.archive.reindex import reindex
 from efd_pipelines.archive.sealing import seal, unsealed_weeks
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, SliceUnit
 from efd_pipelines.archive.status import status
 from efd_pipelines.errors import StaleWriter
+from efd_pipelines.kafka.brokers import Watermarks
 from efd_pipelines.settings import load_settings
 from efd_pipelines.storage.sizes import sizes_of_weeks
 from efd_pipelines.times import Week
@@ -357,3 +360,28 @@ def test_kinds_that_rearrange_change_nothing(topic: Topic, monkeypatch: pytest.M
     kinds = {row["version"]: row["commit_kind"] for row in archive.ledger.table().to_pylist()}
     assert set(kinds.values()) > {"merge", "drain"}
     assert {kinds[one.version] for one in changes_after(archive, -1)}.isdisjoint(REARRANGING)
+
+
+def test_records_are_counted_against_kafka_whatever_kafka_still_has(
+    topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = topic.archive
+    spans = {"plain": spans_of(archive)}
+    for week in (WEEK, WEEK.next()):
+        sealed_without_collapse(archive, monkeypatch, week)
+        collapse(archive)
+        spans[week.key] = spans_of(archive)
+    for when, found in spans.items():
+        assert [span.records for span in found] == [span.offsets for span in found], when
+    assert spans["plain"][0].records == spans[WEEK.next().key][0].records == topic.position
+    assert sum(1 for span in spans[WEEK.key] if span.records) > 20, "the running week is counted commit by commit"
+
+
+def spans_of(archive: Archive) -> list[Span]:
+    """What is counted where Kafka has the topic from each of its offsets on."""
+    moves = _entries(archive, None).positions
+    sources = {0: Source("cluster", "topic")}
+    last = int(moves["position"].max())  # type: ignore[arg-type]
+    return [
+        _span(Feed("x", "topic", DATASET, sources, {0: Watermarks(low, last)}, {0: last}), moves) for low in range(last)
+    ]
