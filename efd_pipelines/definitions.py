@@ -32,6 +32,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
         sealing,
         sensors,
         sources,
+        tier_checks,
         tiers,
     )
     from efd_pipelines.resources import Deployment
@@ -48,7 +49,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
     ]
     return dg.Definitions(
         assets=[*fixed, *exposures.exposure_assets(configuration.exposures)],
-        asset_checks=[checks.archive_checks, retention.expired_is_covered, *publishing.CHECKS],
+        asset_checks=[checks.archive_checks, tier_checks.tier_checks, retention.expired_is_covered, *publishing.CHECKS],
         jobs=jobs.JOBS,
         schedules=[
             *schedules.SCHEDULES,

@@ -24,6 +24,7 @@ from efd_pipelines.defs.restoring import restore
 from efd_pipelines.defs.retention import expire, expired_is_covered
 from efd_pipelines.defs.sealing import clean_archive, merge_slices, seal_weeks
 from efd_pipelines.defs.sources import discover_topics
+from efd_pipelines.defs.tier_checks import tier_checks
 from efd_pipelines.defs.tiers import summarise_tier, tier_1h, tier_1m, tier_1s
 
 DRAIN_GROUP = "efd/drain_group"
@@ -96,7 +97,7 @@ def daily_round() -> None:
 
 verify = dg.define_asset_job(
     "verify",
-    selection=dg.AssetSelection.checks(archive_checks, expired_is_covered, *CHECKS),
+    selection=dg.AssetSelection.checks(archive_checks, tier_checks, expired_is_covered, *CHECKS),
     description="Asks whether last night is archived, and whether anything was lost, doubled or could not be read.",
     tags=_LIVE,
 )

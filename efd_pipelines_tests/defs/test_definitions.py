@@ -71,6 +71,10 @@ CHECKS = {
     "every_record_once",
     "expired_is_covered",
     "point_counts_equal",
+    "tier_coverage",
+    "tier_counts",
+    "tier_order",
+    "tier_consistency",
     "retention_is_set",
     "values_agree",
 }

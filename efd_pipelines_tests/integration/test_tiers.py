@@ -214,22 +214,46 @@ FULL_WIDTH = 812
 
 
 @pytest.mark.slow
-def test_an_hour_of_all_force_actuators_takes_less_than_a_gibibyte(tmp_path: Path) -> None:
+def test_two_hours_of_all_force_actuators_take_less_than_a_gibibyte(tmp_path: Path) -> None:
     archive = an_archive(str(tmp_path))
     dataset = Dataset("lsst.sal.MTM1M3.forceActuatorData")
-    random = np.random.default_rng(3)
     per_file = 18_000
-    for first in range(0, 180_000, per_file):
-        noise = random.normal(size=(FULL_WIDTH, per_file)).astype(np.float32)
-        columns = {f"force{n}": noise[n] for n in range(FULL_WIDTH)}
+    noise = np.random.default_rng(3).normal(size=(FULL_WIDTH, per_file)).astype(np.float32)
+    for first in range(0, 360_000, per_file):
+        columns = {f"force{n}": noise[n - first // per_file] for n in range(FULL_WIDTH)}
         times = MONDAY_US + np.arange(first, first + per_file) * 20_000
         archive_rows(archive, dataset, rows(times, columns, first_offset=first))
     answer = subprocess.run(
         [sys.executable, "-c", PEAK, archive.store.root], check=True, stdout=subprocess.PIPE, text=True
     ).stdout.split()
-    assert [int(figure) for figure in answer[:2]] == [180_000, 3600]
+    assert [int(figure) for figure in answer[:2]] == [360_000, 7200]
     assert int(answer[2]) * 1024 < 2**30
     tier = archive.read(dataset, tier="1s", columns=["count", "min_force811"])
     assert set(tier["count"].to_pylist()) == {50}
     raw = archive.read(dataset, columns=["force811"])["force811"].to_numpy()
     assert np.array_equal(tier["min_force811"].to_numpy(), raw.reshape(-1, 50).min(axis=1))
+
+
+@pytest.mark.slow
+def test_dasks_workers_share_the_work_and_a_lost_one_loses_nothing(tmp_path: Path) -> None:
+    import distributed
+
+    cluster_of: Any = distributed.LocalCluster
+    alone, shared_out = an_archive(str(tmp_path / "alone")), an_archive(str(tmp_path / "shared"))
+    for archive in (alone, shared_out):
+        some_hours(archive)
+    build_tier(alone, ONE_SECOND)
+    with cluster_of(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        settings = shared_out.settings.model_copy(update={"dask_scheduler": cluster.scheduler_address})
+        worker = next(iter(cluster.workers.values()))
+        lost: list[int] = []
+
+        def lose(what: str, done: int, expected: int) -> None:
+            if done and not lost:
+                lost.append(done)
+                os.kill(worker.pid, signal.SIGKILL)
+
+        build_tier(Archive(settings), ONE_SECOND, progress=lose)
+    assert lost
+    assert visible(shared_out) == visible(alone)
+    assert build_tier(shared_out, ONE_SECOND).commits == 0
