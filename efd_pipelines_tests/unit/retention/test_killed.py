@@ -27,7 +27,7 @@ NOW = datetime(2024, 6, 1, tzinfo=UTC)
 """Then raw records and 1 s of both weeks are due."""
 
 DUE = {(level, week.key) for level in ("raw", "1s") for week in WEEKS}
-MOMENTS = (3, 8, 10, 12, 13, 17, 34)
+MOMENTS = (3, 10, 12, 13, 34)
 
 
 @pytest.fixture(scope="module")
