@@ -107,7 +107,7 @@ class Stage:
         try:
             ended = running.wait(DEED_S, meanwhile)
         except (TimeoutError, EOFError) as error:
-            self.problems.append(f"a process hung ({error})")
+            self.problems.append(f"{running.deed}: a process hung ({error})")
             return Ended("killed", {}, {}, "")
         if ended.end == "bug":
             self.problems.append(f"a process died of {ended.answer.get('message', ended.answer)}")

@@ -92,6 +92,7 @@ class Running:
 
     control: socket.socket
     pid: int
+    deed: str = ""
     _rest: bytes = field(default=b"")
 
     def wait(self, timeout_s: float, meanwhile: Callable[[], None] | None = None) -> Ended:
@@ -159,7 +160,7 @@ class Zygote:
             "strike": None if strike is None else asdict(strike),
         }
         ours.sendall(json.dumps(job).encode() + b"\n")
-        running = Running(ours, 0)
+        running = Running(ours, 0, deed)
         ours.settimeout(60)
         running.pid = running.hear()["pid"]
         return running
