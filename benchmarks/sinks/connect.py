@@ -45,7 +45,7 @@ class ConnectServer(Server):
     """
 
     name: ClassVar[str] = "connect"
-    ready_within_s: ClassVar[float] = 180
+    ready_within_s: ClassVar[float] = 400
 
     def __init__(
         self, directory: Path, bootstrap: str, registry_url: str, topic: str, *, tasks: int = 1, commit_s: int = 10
