@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -27,6 +28,7 @@ from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
 from efd_pipelines.archive.tables import commit, open_table
 from efd_pipelines.archive.writing import Prepared, Writer, Written
+from efd_pipelines.avro.decoder import make_ready
 from efd_pipelines.errors import DataError, EfdError, RegistryUnavailable, StaleWriter, StoreUnavailable
 from efd_pipelines.kafka.backlog import Chunk, Gap, Read, TopicGone, TopicRefused, Truncated, read_backlog
 from efd_pipelines.kafka.brokers import Brokers
@@ -48,6 +50,8 @@ _WAITING_CHUNKS = 256
 _LEDGER_EVERY = 1000
 _GIVE_BACK_EVERY = 1 << 26
 _KEPT_OPEN = 64
+# So many are decoded by compiled code, which is loaded while tables are opened and the brokers asked.
+_MANY_RECORDS = 10_000
 
 _ChunkLanes = Lanes[tuple[Intake, Chunk], Prepared | None, tuple[Dataset, Written] | None]
 
@@ -182,6 +186,8 @@ class _Drainer:
         self._intakes = {intake.topic: intake for intake in wanted}
         self._result.topics = max(self._result.topics, len(wanted))
         self._expected = self._result.records + sum(intake.backlog for intake in wanted)
+        if self._expected - before > _MANY_RECORDS:
+            threading.Thread(target=make_ready, name="make ready").start()
         with self._archive.ledger.announced(self._run, [(RAW, intake.dataset) for intake in wanted]) as rows:
             self._open_all(rows)
             self._read(rows)

@@ -9,6 +9,7 @@ refuses. What belongs here: memory for the kernel, and the memory → Arrow arra
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -302,10 +303,22 @@ def _chunks(sizes: NDArray[np.int64], row_bytes: int) -> Iterator[tuple[int, int
         first = end
 
 
+def load() -> None:
+    """Has the kernel ready, if it is not."""
+    _kernel()
+
+
 @functools.cache
 def _kernel() -> ModuleType:
     """The kernel; its import takes a second, and compiling it some more where that has not been kept."""
-    from efd_pipelines.avro import kernel
+    # numba makes so many objects that looking for garbage among them took a sixth of the time.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        from efd_pipelines.avro import kernel
 
-    make_ready(kernel.ENTRIES)
+        make_ready(kernel.ENTRIES)
+    finally:
+        if was_enabled:
+            gc.enable()
     return kernel

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from efd_pipelines.avro.attempts import Attempt, Decoder
-from efd_pipelines.avro.compiled import Compiled
+from efd_pipelines.avro.compiled import Compiled, load
 from efd_pipelines.avro.messages import SingleMessages
 from efd_pipelines.errors import SchemaError
 from efd_pipelines.topics.layout import Layout
@@ -25,6 +25,11 @@ from efd_pipelines.topics.schemas import TopicSchema
 # fastavro takes a tenth of a second for as much.
 WORTH_COMPILING_BYTES = 1024 * 1024
 DECODERS: tuple[Decoder, ...] = (Compiled(WORTH_COMPILING_BYTES), SingleMessages())
+
+
+def make_ready() -> None:
+    """Loads what is compiled, which takes most of a second: a thread may do it while there is nothing to decode yet."""
+    load()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
