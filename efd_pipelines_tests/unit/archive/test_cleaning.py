@@ -139,7 +139,7 @@ def test_the_ledger_is_cleaned_too(archive: Archive, monkeypatch: pytest.MonkeyP
     then = time.time() - timedelta(days=8).total_seconds()
     with monkeypatch.context() as patched:
         patched.setattr(tables, "time", SimpleNamespace(time=lambda: then))
-        patched.setattr("efd_pipelines.archive.ledger._MAX_SMALL_FILES", 0)
+        patched.setattr("efd_pipelines.archive.ledger_table._MAX_SMALL_FILES", 0)
         archive.ledger.compact()
     for path in ledger.rglob("*"):
         os.utime(path, (then, then))
