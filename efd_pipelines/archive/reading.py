@@ -66,7 +66,8 @@ def wanted_schema(snapshot: TableSnapshot, columns: Sequence[str] | None) -> pa.
     schema = snapshot.schema
     if columns is None:
         return schema
-    missing = [name for name in columns if name not in schema.names]
+    there = set(schema.names)  # looked up once: it is a new list every time, 4 s at 4,900 columns
+    missing = [name for name in columns if name not in there]
     if missing:
         hint = nearest(missing[0], schema.names)
         raise UsageError(
