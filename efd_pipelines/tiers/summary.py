@@ -103,23 +103,22 @@ class _Columns:
 
 
 def _lying(parts: Sequence[pa.Table], kind: pa.DataType) -> Samples | None:
-    """The values of columns as Arrow has them; None where some are null, of another type, or in uneven pieces."""
+    """The values of columns as Arrow has them; None where some are null or of another type."""
     dtype = _computed(kind)
     if np.dtype(kind.to_pandas_dtype()) != dtype:
         return None
     addresses: list[list[int]] = []
     lengths: list[int] = []
     for part in parts:
-        columns = [column.chunks for column in part.columns]
-        if any(column.null_count or column.type != kind for column in part.columns):
+        if any(one != kind for one in part.schema.types):
             return None
-        sizes = [len(chunk) for chunk in columns[0]]
-        if any([len(chunk) for chunk in chunks] != sizes for chunks in columns):
-            return None
-        for place, size in enumerate(sizes):
-            if size:
-                addresses.append([_address(chunks[place], dtype.itemsize) for chunks in columns])
-                lengths.append(size)
+        for batch in part.to_batches():
+            columns = batch.columns
+            if any(column.null_count for column in columns):
+                return None
+            if batch.num_rows:
+                addresses.append([_address(column, dtype.itemsize) for column in columns])
+                lengths.append(batch.num_rows)
     return Samples(dtype, addresses, lengths, parts) if lengths else None
 
 
@@ -168,13 +167,17 @@ class _Source:
         found = values.statistics(self._windows)
         figures = [_first(found.first, values, self._windows), *_figures(found, self._windows)]
         results: Results = {}
-        begin = 0
-        for one in fields:
-            end = begin + len(one.sources)
-            for figure in figures:
-                column = figure.column(begin, end, one)
+        for figure in figures:
+            lying = figure.lying()
+            begin = 0
+            for one in fields:
+                end = begin + len(one.sources)
+                if lying is not None and not one.is_list:
+                    column = _cast(lying[begin], one.item_type_of(figure.name))
+                else:
+                    column = figure.column(begin, end, one)
                 results[f"{figure.name}_{one.name}"] = _even_lists(column, end - begin) if one.is_list else column
-            begin = end
+                begin = end
         return results
 
     def _read(self, names: Sequence[str], kind: pa.DataType) -> _Columns:
@@ -284,6 +287,15 @@ class _Figure:
     values: NDArray[Any]
     missing: NDArray[np.bool_] | None
 
+    def lying(self) -> list[pa.Array[Any]] | None:
+        """The values of each column where they lie: `pa.array` takes ten times as long, and there are thousands."""
+        if self.missing is not None:
+            return None
+        whole = pa.py_buffer(self.values)
+        count, size = self.values.shape[1], self.values.strides[0]
+        kind, make = _ARROW[self.values.dtype], pa.Array.from_buffers
+        return [make(kind, count, [None, whole.slice(n * size, size)], 0) for n in range(len(self.values))]
+
     def column(self, begin: int, end: int, one: SummaryField) -> pa.Array[Any]:
         """The values of some columns, window by window, in the type that the tier has them in."""
         wanted = one.item_type_of(self.name)
@@ -291,8 +303,9 @@ class _Figure:
         if mask is not None and not mask.any():
             mask = None
         if end == begin + 1:
-            return _cast(_column(self.values[begin], None if mask is None else mask[0]), wanted)
-        return _cast(_column(self.values[begin:end].T.ravel(), None if mask is None else mask.T.ravel()), wanted)
+            return _cast(pa.array(self.values[begin], mask=None if mask is None else mask[0]), wanted)
+        items = self.values[begin:end].T.ravel()
+        return _cast(pa.array(items, mask=None if mask is None else mask.T.ravel()), wanted)
 
 
 def _first(values: NDArray[Any], columns: _Columns, windows: Windows) -> _Figure:
@@ -303,14 +316,6 @@ def _first(values: NDArray[Any], columns: _Columns, windows: Windows) -> _Figure
     for column, there in columns.present.items():
         missing[column] = ~there[windows.starts]
     return _Figure("first", values, missing)
-
-
-def _column(values: NDArray[Any], mask: NDArray[np.bool_] | None) -> pa.Array[Any]:
-    """Values where they lie: `pa.array` takes ten times as long, and there are thousands of columns."""
-    if mask is not None:
-        return pa.array(values, mask=mask)
-    kind = _ARROW[values.dtype]
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)], 0)
 
 
 _ARROW = {np.dtype(name): getattr(pa, name)() for name in ("float32", "float64", "int64")}
