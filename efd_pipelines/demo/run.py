@@ -36,7 +36,7 @@ _COUNT = re.compile(r"^INFO - .* - (?P<count>[\d,]+ of [\d,]+ .+)$")
 _STEPS = {
     "discover_topics": "Looking what topics there are",
     "drain_whole_backlog": "Archiving the backlog, exactly once",
-    "summarise_tier": "Summarising at one second",
+    "summarise_tier": "Summarising by second, minute and hour",
     "join_new_exposures": "Joining telemetry to exposures",
     "report_storage": "Reporting storage",
     "export_if_asked": "Exporting for Dask",
