@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec
 
+from efd_pipelines.errors import KafkaUnavailable
 from efd_pipelines.kafka.connection import Complaints, client_properties, connect, reason_of, unavailable
 from efd_pipelines.settings import Settings
 
@@ -117,17 +118,25 @@ class Brokers:
         """Those of the topics that exist."""
         described: dict[str, TopicInfo] = {}
         for batch in _batches(list(names)):
-            collection = TopicCollection(list(batch))
-            futures = self._ask(
-                "did not describe its topics",
-                AdminClient.describe_topics,
-                collection,
-                request_timeout=self._timeout_s,
-            )
-            for name, answer in self._answers(futures, "did not describe topic").items():
-                partitions = tuple(sorted(partition.id for partition in answer.partitions))
-                described[name] = TopicInfo(name, str(answer.topic_id), partitions)
+            try:
+                described |= self._described(batch)
+            except KafkaUnavailable:
+                # The controller is asked, and one that has just died is waited for; a new client learns of the next.
+                self.close()
+                described |= self._described(batch)
         return described
+
+    def _described(self, names: Sequence[str]) -> dict[str, TopicInfo]:
+        futures = self._ask(
+            "did not describe its topics",
+            AdminClient.describe_topics,
+            TopicCollection(list(names)),
+            request_timeout=self._timeout_s,
+        )
+        return {
+            name: TopicInfo(name, str(answer.topic_id), tuple(sorted(partition.id for partition in answer.partitions)))
+            for name, answer in self._answers(futures, "did not describe topic").items()
+        }
 
     def offsets(self, topics: Iterable[str]) -> dict[str, dict[int, Watermarks]]:
         """Watermarks of every partition of the topics that has a leader now.
