@@ -33,6 +33,7 @@ from efd_pipelines.avro.encoder import RowEncoder
 from efd_pipelines.kafka.brokers import Brokers, TopicInfo
 from efd_pipelines.kafka.connection import Complaints, client_properties, connect, reason_of, unavailable
 from efd_pipelines.kafka.registry import Registries
+from efd_pipelines.kafka.transactions import abort, transactional_producer
 from efd_pipelines.tiers.tier import TIERS, aggregated
 from efd_pipelines.times import Week
 from efd_pipelines.topics.layout import Column, column_of
@@ -171,7 +172,8 @@ class _Producing:
             consumer.close()
             producer.commit_transaction(_TRANSACTION_S)
         except BaseException as error:
-            self._abort(producer)
+            self._producer = None
+            abort(producer, self._complaints)
             if isinstance(error, KafkaException):
                 what = f"did not take windows of {info.name}"
                 raise unavailable(self._settings, what, error, self._complaints) from error
@@ -206,31 +208,9 @@ class _Producing:
 
     def _transactional(self) -> Producer:
         if self._producer is None:
-            properties = {
-                "transactional.id": "efd-aggregated",
-                "transaction.timeout.ms": int(_TRANSACTION_S * 1000),
-                "linger.ms": 20,
-                "compression.type": "lz4",
-                "message.max.bytes": 100_000_000,
-                **client_properties(self._settings, self._complaints),
-            }
-            producer = connect(Producer, self._settings, properties)
-            try:
-                producer.init_transactions(_READY_S)
-            except KafkaException as error:
-                what = "did not begin a transaction"
-                raise unavailable(self._settings, what, error, self._complaints) from error
-            self._producer = producer
+            name = "efd-aggregated"
+            self._producer = transactional_producer(self._settings, self._complaints, name, _TRANSACTION_S)
         return self._producer
-
-    def _abort(self, producer: Producer) -> None:
-        """A producer that cannot be used any more is forgotten; its transaction ends by itself, unseen."""
-        self._producer = None
-        try:
-            producer.purge()
-            producer.abort_transaction(_READY_S)
-        except KafkaException as error:
-            self._complaints(reason_of(error))
 
     def _make(self, name: str) -> TopicInfo:
         admin = connect(AdminClient, self._settings, client_properties(self._settings, self._complaints))

@@ -32,6 +32,7 @@ from efd_pipelines.history.pace import Pace
 from efd_pipelines.kafka.brokers import Brokers, TopicConfig, TopicInfo
 from efd_pipelines.kafka.connection import Complaints, client_properties, connect, reason_of, unavailable
 from efd_pipelines.kafka.registry import Registries
+from efd_pipelines.kafka.transactions import abort, transactional_producer
 from efd_pipelines.restoring.frames import FramesOfDataset, Values
 from efd_pipelines.restoring.portions import Portion
 from efd_pipelines.restoring.restore import Given
@@ -139,7 +140,8 @@ class KafkaTarget:
                 producer.send_offsets_to_transaction([place], group.consumer_group_metadata(), _READY_S)
             producer.commit_transaction(_TRANSACTION_S)
         except BaseException as error:
-            self._abort(producer)
+            self._producer = None
+            abort(producer, self._complaints)
             if isinstance(error, KafkaException):
                 what = f"did not take {portion.name}"
                 raise unavailable(self._settings, what, error, self._complaints) from error
@@ -256,33 +258,10 @@ class KafkaTarget:
 
     def _transactional(self, dataset: Dataset) -> Producer:
         if self._producer is None:
-            properties = {
-                "transactional.id": f"efd-restore-{self._prefix or 'home'}-{dataset.component}",
-                "transaction.timeout.ms": int(_TRANSACTION_S * 1000),
-                "linger.ms": 20,
-                "compression.type": "lz4",
-                "queue.buffering.max.messages": 200_000,
-                "queue.buffering.max.kbytes": 131_072,
-                "message.max.bytes": 100_000_000,
-                **client_properties(self._settings, self._complaints),
-            }
-            producer = connect(Producer, self._settings, properties)
-            try:
-                producer.init_transactions(_READY_S)
-            except KafkaException as error:
-                what = "did not begin a transaction"
-                raise unavailable(self._settings, what, error, self._complaints) from error
-            self._producer = producer
+            name = f"efd-restore-{self._prefix or 'home'}-{dataset.component}"
+            queue = {"queue_buffering_max_messages": 200_000, "queue_buffering_max_kbytes": 131_072}
+            self._producer = transactional_producer(self._settings, self._complaints, name, _TRANSACTION_S, **queue)
         return self._producer
-
-    def _abort(self, producer: Producer) -> None:
-        """A producer that cannot be used any more is forgotten; its transaction ends by itself, unseen."""
-        self._producer = None
-        try:
-            producer.purge()
-            producer.abort_transaction(_READY_S)
-        except KafkaException as error:
-            self._complaints(reason_of(error))
 
     def _reached(self, portion: Portion) -> int:
         """Up to which number the portions of this week are at the topic."""
