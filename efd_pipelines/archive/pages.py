@@ -2,9 +2,10 @@
 
 Of what pyarrow's writer spends on 800 columns of 10,000 floats, half is neither encoding nor compressing: levels that
 say of every row that it is not null, copies, and some microseconds per column. Here a column of floats without nulls
-is one page: one run of levels, the streams of bytes (`splitting.py`), zstd; many columns in one call, without the
-interpreter. The other columns are written by pyarrow to a file of their own, which becomes the beginning of this one,
-so that its footer's places stay right; the schema and what else stands in a footer are pyarrow's, too.
+is one page: one run of levels, the streams of bytes (`splitting.py`), one frame of zstd (`compressing.py`); many
+columns in one call, without the interpreter. The other columns are written by pyarrow to a file of their own, which
+becomes the beginning of this one, so that its footer's places stay right; the schema and what else stands in a footer
+are pyarrow's, too.
 What a reader sees is what pyarrow would have written: one row group, the same encodings and codec, no statistics of
 floats. How columns are encoded: `files.py`. Merged files: `form.py`.
 """
@@ -21,9 +22,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from efd_pipelines.archive import thrift
+from efd_pipelines.archive.compressing import compressed
 from efd_pipelines.compiled import make_ready
 
 # Loading the compiled code takes as long as pyarrow needs for some megabytes.
@@ -115,12 +116,14 @@ def encode(table: pa.Table, template: Template, made: Sequence[int]) -> memoryvi
     room[:end] = beginning
     chunks: dict[int, bytes] = {}
     total = others.total_bytes
-    for place, size, head, data in _pages(table, template, made):
-        begin, middle, end = end, end + len(head), end + len(head) + len(data)
-        room[begin:middle] = head
-        room[middle:end] = memoryview(data)
-        chunks[place] = _chunk(template.floats[place][1], rows, len(head) + size, end - begin, begin)
-        total += len(head) + size
+    for place, size, parts, length in _pages(table, template, made):
+        begin = end
+        for part in parts:
+            end += len(part)
+            room[end - len(part) : end] = part
+        written = end - begin
+        chunks[place] = _chunk(template.floats[place][1], rows, written - length + size, written, begin)
+        total += written - length + size
     left = iter(others.chunks)
     ordered = [chunks[place] if place in chunks else next(left) for place in range(table.num_columns)]
     footer = _footer_of(template, ordered, rows, total, end - len(_MAGIC))
@@ -186,8 +189,8 @@ def _footer(file: pa.Buffer) -> bytes:
 # What is made here
 
 
-def _pages(table: pa.Table, template: Template, made: Sequence[int]) -> Iterator[tuple[int, int, bytes, Any]]:
-    """Of each column its place, the size of its page, the page's head, and the page compressed."""
+def _pages(table: pa.Table, template: Template, made: Sequence[int]) -> Iterator[tuple[int, int, list[Any], int]]:
+    """Of each column its place, its page's size, the page's head and the page compressed in parts, and their length."""
     for width in _TYPES:
         places = [place for place in made if template.floats[place][0] == width]
         if not places:
@@ -199,17 +202,22 @@ def _pages(table: pa.Table, template: Template, made: Sequence[int]) -> Iterator
         pages[:, : len(levels)] = np.frombuffer(levels, np.uint8)
         for first in range(0, len(places), len(pages)):
             batch = places[first : first + len(pages)]
-            _split(table, batch, width, pages, len(levels))
-            for place, data in zip(batch, _compressed(pages[: len(batch)], template), strict=True):
-                yield place, size, before + thrift.integer(len(data)) + after, data
+            noise = _split(table, batch, width, pages, len(levels))
+            frames = compressed(pages[: len(batch)], noise, template.options["compression_level"])
+            for place, parts in zip(batch, frames, strict=True):
+                length = sum(map(len, parts))
+                yield place, size, [before + thrift.integer(length) + after, *parts], length
 
 
-def _split(table: pa.Table, places: Sequence[int], width: int, pages: Any, begin: int) -> None:
+def _split(table: pa.Table, places: Sequence[int], width: int, pages: Any, begin: int) -> list[int]:
+    """Fills the pages; how many bytes at the beginning of each are noise, or what says that no row is null."""
     splitting = _splitting()
     arrays = [table.column(place).chunk(0) for place in places]
     addresses = np.array([array.buffers()[1].address + width * array.offset for array in arrays], np.int64)
     split = splitting.split_floats if width == 4 else splitting.split_doubles
     split(addresses, table.num_rows, pages, begin)
+    streams = splitting.noise(pages[: len(places)], table.num_rows, width, begin)
+    return [begin + of * table.num_rows if of else 0 for of in streams.tolist()]
 
 
 @functools.cache
@@ -219,18 +227,6 @@ def _splitting() -> ModuleType:
 
     make_ready(splitting.ENTRIES)
     return splitting
-
-
-def _compressed(pages: Any, template: Template) -> Iterator[Any]:
-    """Each page by itself, all of them in one call that leaves the interpreter to others."""
-    count, size = pages.shape
-    places = np.empty((count, 2), np.uint64)
-    places[:, 0] = np.arange(count, dtype=np.uint64) * np.uint64(size)
-    places[:, 1] = size
-    segments = zstandard.BufferWithSegments(pages.reshape(-1), places.tobytes())
-    compressor = zstandard.ZstdCompressor(level=template.options["compression_level"])
-    found = compressor.multi_compress_to_buffer(segments)
-    return (found[n] for n in range(count))
 
 
 def _levels(rows: int) -> bytes:

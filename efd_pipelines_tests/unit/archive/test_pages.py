@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -11,10 +12,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
+from deltalake import DeltaTable, QueryBuilder, convert_to_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efd_pipelines.archive import pages, thrift
+from efd_pipelines.archive import pages, splitting, thrift
 from efd_pipelines.archive.files import FileForm, encode
 
 ROWS = 3001
@@ -98,6 +101,55 @@ def test_other_readers_read_the_same_as_from_pyarrows_file(table: pa.Table, made
     found = [duckdb.connect().sql(f"from '{file}'").to_arrow_table() for file in (ours, theirs)]
     assert found[0].num_rows == table.num_rows
     assert same_bits(*found)
+
+
+def measured(kind: str, rows: int, columns: int = 40) -> dict[str, np.ndarray[Any, Any]]:
+    """Signals whose lower bytes are noise, and among them one that stands still and one that is held for 50 rows."""
+    rng = np.random.default_rng(11)
+    walks = 100 + 0.01 * np.cumsum(rng.normal(size=(columns, rows)), axis=1) + 0.1 * rng.normal(size=(columns, rows))
+    walks[3] = 17.25
+    walks[5] = np.repeat(walks[5, ::50], 50)[:rows]
+    return {f"signal{n}": walk.astype(kind) for n, walk in enumerate(walks)}
+
+
+def read_by_delta_rs(directory: Path) -> pa.Table:
+    """The reader of arrow-rs."""
+    convert_to_deltalake(str(directory))
+    found = QueryBuilder().register("files", DeltaTable(str(directory))).execute("select * from files")
+    return pa.table(found.read_all())
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("f4", 30_000), ("f8", 131_072)])
+def test_noise_is_stored_and_every_reader_reads_it_back(kind: str, rows: int, tmp_path: Any) -> None:
+    table = pa.table({"time": pa.array(np.arange(rows), TIME), **measured(kind, rows)})
+    ours, theirs = tmp_path / "ours/of.parquet", tmp_path / "theirs.parquet"
+    ours.parent.mkdir()
+    ours.write_bytes(encode(table))
+    theirs.write_bytes(by_pyarrow(table))
+    assert pages.made_here(table, FileForm.of(table.schema).template)
+    assert ours.stat().st_size < theirs.stat().st_size
+    wanted = pq.read_table(theirs)
+    readings = [
+        pq.read_table(ours),
+        pl.read_parquet(ours).to_arrow(),
+        duckdb.connect().sql(f"from '{ours}'").to_arrow_table(),
+        read_by_delta_rs(ours.parent),
+    ]
+    for found in readings:
+        assert same_bits(found.select(wanted.column_names[1:]), wanted.select(wanted.column_names[1:]))
+
+
+def test_only_noise_is_stored() -> None:
+    rows = 30_000
+    streams = {name: values.view("u1").reshape(rows, 4).T for name, values in measured("f4", rows).items()}
+    pages_of = np.array([np.concatenate(list(of)) for of in streams.values()])
+    found = splitting.noise(pages_of, rows, 4, 0).tolist()
+    assert (found[3], found[5]) == (0, 0)
+    assert set(found[:3]) == {2}
+    for page, of in zip(pages_of, found, strict=True):
+        for stream in range(of):
+            part = page[stream * rows : (stream + 1) * rows].tobytes()
+            assert len(zstandard.compress(part, 1)) > 0.985 * rows
 
 
 def test_its_footer_says_what_pyarrows_says(table: pa.Table, made: bytes) -> None:
