@@ -13,7 +13,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from efd_pipelines.archive.tables import Commit
 from efd_pipelines.times import from_microseconds
@@ -206,10 +208,14 @@ def once(table: pa.Table) -> pa.Table:
 
 def counting(rows: pl.DataFrame) -> pl.DataFrame:
     """Each (table, dataset, version, week, slice) once, without what sealed rows cover; in no order."""
+    # By one number instead of five texts: sorting or joining those takes longer than an audit may.
+    return once_each(uncovered(rows, sealed_places(rows)))
+
+
+def once_each(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows without those that stand again."""
     import polars as pl
 
-    # By one number instead of five texts: sorting or joining those takes longer than an audit may.
-    rows = uncovered(rows, sealed_places(rows))
     first = rows.select(pl.struct(KEY).hash()).to_series().is_first_distinct()
     return rows if first.all() else rows.filter(first)
 
@@ -235,6 +241,44 @@ def uncovered(rows: pl.DataFrame, places: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(sealed_at.is_null() | (version > sealed_at) | (kind == GAP) | newest).drop(
         "_place", "_sealed_at"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SealedPlaces:
+    """Sealed places by one number each, rising, and the versions of their newest seals.
+
+    As numbers, since the names of ten years' places take more memory than a report may; sorted, since part after part
+    of the ledger is held against all of them.
+    """
+
+    places: NDArray[np.uint64]
+    versions: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, parts: Iterable[pl.DataFrame]) -> SealedPlaces:
+        """The places of parts of the ledger, each as `sealed_places` gives them."""
+        import polars as pl
+
+        found = [part.select(pl.struct(_PLACE).hash().alias("place"), "_sealed_at") for part in parts]
+        places = np.concatenate([np.empty(0, np.uint64), *(part["place"].to_numpy() for part in found)])
+        versions = np.concatenate([np.empty(0, np.int64), *(part["_sealed_at"].to_numpy() for part in found)])
+        order = np.lexsort((versions, places))
+        places, versions = places[order], versions[order]
+        newest = np.append(places[1:] != places[:-1], True)[: len(places)]
+        return cls(places[newest], versions[newest])
+
+    def uncovered(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows of a part that sealed rows do not cover."""
+        import polars as pl
+
+        if not len(self.places) or not rows.height:
+            return rows
+        wanted = rows.select(pl.struct(_PLACE).hash()).to_series().to_numpy()
+        at = np.minimum(np.searchsorted(self.places, wanted), len(self.places) - 1)
+        is_sealed, sealed_at, version = self.places[at] == wanted, self.versions[at], rows["version"].to_numpy()
+        kind = rows["commit_kind"]
+        newest = (kind == SEALED).to_numpy() & (version == sealed_at)
+        return rows.filter(~is_sealed | (version > sealed_at) | (kind == GAP).to_numpy() | newest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,9 @@ from efd_pipelines.archive.ledger_rows import (
     KEY,
     SCHEMA,
     LedgerRow,
+    SealedPlaces,
     counting,
+    once_each,
     part_of_schema,
     sealed_places,
     uncovered,
@@ -124,6 +126,25 @@ class LedgerTable:
         """
         whole = self._parts(self._snapshot(), [*columns, "commit_kind"])
         return counting(whole).select(name for name in SCHEMA.names if name in (*columns, *KEY))
+
+    def by_month(self, columns: Collection[str]) -> Iterator[pl.DataFrame]:
+        """Some columns of all rows that count, a month's commits at a time: ten years of them take much memory.
+
+        What tells rows apart is always among the columns.
+        """
+        import polars as pl
+
+        snapshot = self._snapshot()
+        months: dict[str, list[DataFile]] = {}
+        for file in snapshot.files() if snapshot is not None else ():
+            months.setdefault(file.week, []).append(file)
+        narrow = part_of_schema(["commit_kind"])
+        schema = part_of_schema([*columns, "commit_kind"])
+        places = SealedPlaces.of(sealed_places(self._read(file, narrow)) for of in months.values() for file in of)
+        for _, files in sorted(months.items()):
+            # Commits are entered by the month in which they were made: what stands twice does so within one month.
+            rows = pl.concat([self._read(file, schema) for file in files])
+            yield once_each(places.uncovered(rows))
 
     def at(self, snapshot: TableSnapshot, wanted: pl.Expr) -> pl.DataFrame:
         """The rows that count at one version of the ledger, of those that are wanted; sorted."""

@@ -1,89 +1,46 @@
-"""A ledger in memory and an archive that keeps what is written to it: enough for a report."""
+"""An archive in a directory, whose ledger says what the test says: enough for a report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
+from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.ledger_rows import LedgerRow
+from efd_pipelines.settings import load_settings
+from efd_pipelines.times import microseconds
 from efd_pipelines.topics.names import Dataset
 
-LEDGER = pa.schema(
-    {
-        "dataset": pa.string(),
-        "component": pa.string(),
-        "kind": pa.string(),
-        "table": pa.string(),
-        "week": pa.string(),
-        "commit_kind": pa.string(),
-        "rows": pa.int64(),
-        "bytes": pa.int64(),
-        "files": pa.int64(),
-        "avro_bytes": pa.int64(),
-        "at": pa.timestamp("us", tz="UTC"),
-        "sealed": pa.string(),
-    }
-)
 ARRIVED = datetime(2026, 11, 3, 5, tzinfo=UTC)
 
 
-def entry(topic: str, week: str, rows: int, *, avro: int = 0, parquet: int = 0, **other: Any) -> dict[str, Any]:
+def entry(topic: str, week: str, rows: int, *, avro: int = 0, parquet: int = 0, **other: Any) -> LedgerRow:
     """One row of the ledger: what a commit added to a week (negative where it took)."""
-    dataset = Dataset.parse(topic)
-    row = {
-        "dataset": topic,
-        "component": dataset.component,
-        "kind": dataset.kind.value,
-        "table": "raw",
-        "week": week,
-        "commit_kind": "drain",
-        "rows": rows,
-        "bytes": parquet,
-        "files": 1,
-        "avro_bytes": avro,
-        "at": ARRIVED,
-    }
-    return row | other
+    row = LedgerRow(
+        table="raw", dataset=Dataset.parse(topic), version=0, week=week, slice="", commit_kind="drain", rows=rows,
+        bytes=parquet, files=1, avro_bytes=avro, time_min_us=None, time_max_us=None, records=rows, positions={},
+        epochs={}, gaps=[], schemas=[], at_us=microseconds(other.pop("at", ARRIVED)), run="test",
+    )  # fmt: skip
+    return replace(row, **other)
 
 
-class FakeLedger:
-    """Rows given by the test."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = rows
-        self.error: Exception | None = None
-
-    def catch_up_pending(self) -> None:
-        if self.error is not None:
-            raise self.error
-
-    def table(self) -> pa.Table:
-        return pa.Table.from_pylist(self.rows, LEDGER)
-
-
-@dataclass
-class FakeStore:
-    """Keeps what is written."""
-
-    objects: dict[str, bytes] = field(default_factory=dict)
-
-    def write_bytes(self, relative: str, data: bytes) -> None:
-        self.objects[relative] = data
-
-    def uri(self, relative: str) -> str:
-        return f"mem/{relative}"
-
-
-@dataclass
-class FakeArchive:
-    ledger: FakeLedger
-    store: FakeStore = field(default_factory=FakeStore)
+def objects(archive: Archive) -> dict[str, bytes]:
+    """What lies in the archive's directory outside the ledger, by path."""
+    root = Path(str(archive.store.root))
+    paths = {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in paths.items() if not name.startswith("ledger/")}
 
 
 @pytest.fixture
-def archive_of() -> Callable[..., FakeArchive]:
-    return lambda *rows: FakeArchive(FakeLedger(list(rows)))
+def archive_of(tmp_path: Path) -> Callable[..., Archive]:
+    def made(*rows: LedgerRow) -> Archive:
+        archive = Archive(load_settings({}, None, archive=str(tmp_path / "archive")))
+        archive.ledger.append([replace(row, version=version) for version, row in enumerate(rows)])
+        return archive
+
+    return made

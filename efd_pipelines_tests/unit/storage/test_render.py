@@ -14,7 +14,7 @@ from efd_pipelines.storage import storage_report
 from efd_pipelines.storage.chart import headline
 from efd_pipelines.storage.render import markdown, megabytes
 from efd_pipelines.times import Week
-from efd_pipelines_tests.unit.storage.conftest import entry
+from efd_pipelines_tests.unit.storage.conftest import entry, objects
 
 TOPICS = [
     "lsst.sal.MTM1M3.forceActuatorData",
@@ -38,20 +38,20 @@ def archive(archive_of: Archives) -> Any:
 def test_files_are_a_table_a_picture_and_a_text_in_the_weeks_directory(archive: Any) -> None:
     report = storage_report(archive, week=WEEKS[0])
     names = ["throughput.parquet", "throughput.png", "throughput.md"]
-    assert list(report.files) == [f"mem/reports/storage/{WEEKS[0]}/{name}" for name in names]
-    assert archive.store.objects[f"reports/storage/{WEEKS[0]}/throughput.png"].startswith(b"\x89PNG")
+    assert list(report.files) == [archive.store.uri(f"reports/storage/{WEEKS[0]}/{name}") for name in names]
+    assert objects(archive)[f"reports/storage/{WEEKS[0]}/throughput.png"].startswith(b"\x89PNG")
 
 
 def test_making_it_again_changes_no_byte(archive: Any) -> None:
     storage_report(archive, week=WEEKS[0])
-    first = dict(archive.store.objects)
+    first = dict(objects(archive))
     storage_report(archive, week=WEEKS[0])
-    assert archive.store.objects == first
+    assert objects(archive) == first
 
 
 def test_the_table_has_a_row_per_week_and_topic_in_bytes(archive: Any) -> None:
     storage_report(archive, start=Week.parse(WEEKS[0]), end=Week.parse("2026-11-16"))
-    (content,) = [data for name, data in archive.store.objects.items() if name.endswith(".parquet")]
+    (content,) = [data for name, data in objects(archive).items() if name.endswith(".parquet")]
     table = pq.read_table(io.BytesIO(content))
     rows = {(row["week"], row["topic"]): row for row in table.to_pylist()}
     assert set(rows) == {(week, topic) for week in WEEKS for topic in TOPICS}

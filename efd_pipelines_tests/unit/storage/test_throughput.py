@@ -14,7 +14,7 @@ import pytest
 from efd_pipelines.errors import StoreUnavailable, UsageError
 from efd_pipelines.storage import StorageReport, storage_report
 from efd_pipelines.times import Week
-from efd_pipelines_tests.unit.storage.conftest import entry
+from efd_pipelines_tests.unit.storage.conftest import entry, objects
 
 FORCES, MOUNT = "lsst.sal.MTM1M3.forceActuatorData", "lsst.sal.MTMount.azimuth"
 WARNING, ACK, METRIC = (
@@ -149,9 +149,15 @@ def test_a_period_that_cannot_be_meant_is_refused(archive_of: Archives, period: 
         storage_report(archive_of(), **period)
 
 
-def test_a_ledger_that_cannot_be_caught_up_is_reported_as_missing(archive_of: Archives) -> None:
+def test_a_ledger_that_cannot_be_caught_up_is_reported_as_missing(
+    archive_of: Archives, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive = archive_of(entry(FORCES, WEEK, 1, avro=10))
-    archive.ledger.error = StoreUnavailable("s3://bucket did not answer")
+
+    def fails() -> int:
+        raise StoreUnavailable("s3://bucket did not answer")
+
+    monkeypatch.setattr(archive.ledger, "catch_up_pending", fails)
     report = storage_report(archive, week=WEEK)
     assert report.total("rows") == 1
     assert "s3://bucket did not answer" in report.missing[0]
@@ -181,5 +187,4 @@ def test_the_document_is_json_without_nan(shared: Path) -> None:
 
 
 def text_of(archive: Any, report: StorageReport) -> str:
-    text: bytes = archive.store.objects[f"reports/storage/{report.key}/throughput.md"]
-    return text.decode()
+    return objects(archive)[f"reports/storage/{report.key}/throughput.md"].decode()
