@@ -4,7 +4,8 @@ A log that lost its end is read again from its beginning under a new generation 
 of what it then gives was archived before. A record that agrees with an archived row of an older generation in
 partition, offset, Kafka time stamp and private fields is that row and is not archived again; where a topic has no
 private fields, all of its columns but lists must agree. A frame that stands among the dead is recognised by its bytes.
-Looking happens in the slices that the new rows belong to, in quarantine and among the dead.
+Looking happens in the slices that the new rows belong to, in quarantine, where quarantined rows were released to, and
+among the dead.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from efd_pipelines.archive.encoding import AHEAD_US
 from efd_pipelines.archive.files import DataFile
+from efd_pipelines.archive.quarantine import CLOCK_ERROR
 from efd_pipelines.archive.reading import conform, read_file
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
 from efd_pipelines.archive.tables import TableSnapshot
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from efd_pipelines.kafka.frames import FrameBatch
 
 _ANY = int(np.iinfo(np.int64).max)
+_BEFORE_US = 7 * 86_400_000_000
 _PLACE = ["kafka_partition", "kafka_offset", "kafka_timestamp"]
 
 
@@ -50,10 +54,19 @@ def is_archived(
     for (week, key), rows in encoded.parts.items():
         if week == DEAD:
             continue
-        keys = {key, QUARANTINE} if week == QUARANTINE else {key}
+        keys = {key} | (_released_to(snapshot, rows) if week == QUARANTINE else set())
         _mark(found, frames, looking.agreeing(rows, keys))
     _mark(found, frames, looking.agreeing_dead(frames, suspects & ~found))
     return found & suspects
+
+
+def _released_to(snapshot: TableSnapshot, rows: pa.Table) -> set[str]:
+    """The slices in which rows that were quarantined before can be: times of releases are near Kafka's time stamps."""
+    received = pc.min_max(rows["kafka_timestamp"].cast(pa.int64()))
+    first, last = received["min"].as_py(), received["max"].as_py()
+    if CLOCK_ERROR not in snapshot.schema.names or first is None:
+        return set()
+    return {file.slice for file in snapshot.files(start_us=first - _BEFORE_US, end_us=last + AHEAD_US + 1)}
 
 
 def _older(source: Source) -> list[Source]:

@@ -27,6 +27,7 @@ from efd_pipelines.archive.dead_letters import dead_frames, dead_letters
 from efd_pipelines.archive.drain import drain
 from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.archive.positions import ENDED, ledger_positions
+from efd_pipelines.archive.quarantine import quarantined, release
 from efd_pipelines.archive.reading import read_file, wanted_schema
 from efd_pipelines.archive.slices import QUARANTINE
 from efd_pipelines.archive.status import status
@@ -559,6 +560,24 @@ def test_what_a_new_generation_brings_again_is_recognised_wherever_it_is_kept(lo
         assert [position for of, position in reached[name].positions.items() if "#1" in of] == [end]
     audit = verify(archive, deep=True)
     assert (audit.problems, audit.missing, audit.rows, audit.records) == ([], 0, 21, 21)
+
+
+@pytest.mark.timeout(120)
+def test_what_was_released_from_quarantine_does_not_come_again_with_a_new_generation(local_settings: Settings) -> None:
+    topic, archive = builtin_topic("Test.scalars"), Archive(local_settings)
+    dataset, ahead = Dataset.parse(topic.name), timedelta(days=365)
+    with SalProducer(local_settings) as producer:
+        producer.prepare([topic])
+        producer.send([random_series(topic, 5, microseconds(NOW))])
+        faulty.send_at(producer, topic, NOW + ahead, 2, first=6)
+    assert drain(archive, local_settings).quarantined == 2
+    released = release(archive, dataset, round(ahead.total_seconds() * 1e6))
+    assert released.rows == 2
+    lose_the_end(archive, dataset)
+    again = drain(archive, local_settings, until_caught_up=True)
+    assert (again.rows, again.quarantined) == (0, 0)
+    assert archive.read(dataset).num_rows == 7
+    assert quarantined(archive, [dataset]) == []
 
 
 @pytest.mark.timeout(120)
