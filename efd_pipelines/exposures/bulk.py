@@ -1,7 +1,8 @@
 """Bulk: many rows into one table at once, those that are there already updated.
 
-PostgreSQL takes them by binary COPY into a staging table of the transaction, and from there in one statement; SQLite by
-one prepared statement. Both leave what they do not write as it is. Which rows, and what becomes of NULL: `results.py`.
+PostgreSQL takes them by binary COPY into a staging table of the transaction, and from there in one statement; rows of
+which none is there yet go straight into the table, in a third of the time. SQLite takes them by one prepared statement.
+All leave what they do not write as it is. Which rows, and what becomes of NULL: `results.py`.
 
 In the staging table every row is equally long, so that numpy can lay all of them out at once: NULL is NaN there, or the
 smallest integer, and texts are numbers of a second table.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -108,6 +110,19 @@ def upsert(
     connection.exec_driver_sql(f"INSERT INTO {target} AS target ({names}) {_selected(rows, staging, quote)} {conflict}")
 
 
+def insert(consdb: ConsDB, connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
+    """Writes rows without a NULL, of which none may be there already."""
+    if consdb.is_sqlite or rows.texts is None:
+        upsert(consdb, connection, table, rows)
+        return
+    quote = connection.dialect.identifier_preparer
+    names = ", ".join(quote.quote(name) for name in rows.columns)
+    with connection.connection.cursor().copy(
+        f"COPY {quote.format_table(table)} ({names}) FROM STDIN (FORMAT binary)"
+    ) as copy:
+        copy.write(_copied_with_texts(rows.numbers, rows.texts))
+
+
 def _selected(rows: Rows, staging: str, quote: Any) -> str:
     parts = [f"s.{quote(name)}" if not rows.has_null(name) else _or_null(rows, name, quote) for name in rows.numbers]
     if rows.texts is None:
@@ -145,16 +160,30 @@ def _stage(connection: sa.Connection, rows: Rows) -> str:
 
 def _copied(columns: Mapping[str, NDArray[Any]]) -> bytes:
     """PostgreSQL's binary COPY format: for each row the number of fields, for each field its length and its bytes."""
+    return _COPY_HEAD + _laid_out(columns, len(columns)).tobytes() + _COPY_END
+
+
+def _copied_with_texts(columns: Mapping[str, NDArray[Any]], texts: Texts) -> bytes:
+    """The same, with the texts behind the numbers."""
+    numbers = _laid_out(columns, len(columns) + len(texts.columns))
+    heads = numbers.view(f"V{numbers.dtype.itemsize}").tolist()
+    encoded = [[text.encode() for text in values] for values in texts.values]
+    tails = [b"".join(len(text).to_bytes(4, "big") + text for text in values) for values in encoded]
+    rows = zip(heads, map(tails.__getitem__, texts.codes.tolist()), strict=True)
+    return b"".join([_COPY_HEAD, *chain.from_iterable(rows), _COPY_END])
+
+
+def _laid_out(columns: Mapping[str, NDArray[Any]], fields: int) -> NDArray[Any]:
     form: list[tuple[str, str]] = [("fields", ">i2")]
     for n, values in enumerate(columns.values()):
         form += [(f"length{n}", ">i4"), (f"value{n}", _TYPES[str(values.dtype)][1])]
     count = len(next(iter(columns.values())))
     rows = np.empty(count, dtype=form)
-    rows["fields"] = len(columns)
+    rows["fields"] = fields
     for n, values in enumerate(columns.values()):
         rows[f"length{n}"] = values.dtype.itemsize
         rows[f"value{n}"] = (values - _EPOCH_2000).astype(np.int64) if values.dtype.kind == "M" else values
-    return _COPY_HEAD + rows.tobytes() + _COPY_END
+    return rows
 
 
 def _tuples(rows: Rows) -> Iterator[tuple[Any, ...]]:

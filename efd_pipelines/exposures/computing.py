@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from efd_pipelines.exposures.columns import Selection
 from efd_pipelines.exposures.functions import Samples
-from efd_pipelines.exposures.moments import Moments, interval_means, moments
+from efd_pipelines.exposures.moments import Moments, edges, interval_means, moments
 from efd_pipelines.exposures.plans import Plan, PlannedColumn, Reading, reach_of
 from efd_pipelines.exposures.samples import Series, series_of
 from efd_pipelines.exposures.stretches import Stretches
@@ -180,8 +180,8 @@ def _fill_columns(plan: Plan, columns: list[int], group: _Group, members: Indice
     windows = result.windows.take(members)
     for n in columns:
         column = plan.columns[n]
-        if column.function.from_moments is not None:
-            found = column.function.of_many(group.each if column.fields else group.pooled, column.arguments)
+        found = _at_once(column, group)
+        if found is not None:
             if column.fields:
                 result.vectors[column.name].values[members] = found
             else:
@@ -190,6 +190,17 @@ def _fill_columns(plan: Plan, columns: list[int], group: _Group, members: Indice
         for row in np.flatnonzero(group.pooled.count[:, 0] > 0).tolist():
             samples = _window_samples(group.series, windows, row, group.first, group.end)
             _set(column, n, int(members[row]), samples, result)
+
+
+def _at_once(column: PlannedColumn, group: _Group) -> NDArray[np.float64] | None:
+    """The values of all windows, of shape (windows, fields or 1); None for a function of a window's samples."""
+    function = column.function
+    if function.from_edges is not None:
+        pooled = not column.fields
+        return function.from_edges(edges(group.series.block, group.first, group.end, pooled=pooled))
+    if function.from_moments is not None:
+        return function.of_many(group.each if column.fields else group.pooled, column.arguments)
+    return None
 
 
 def _set(column: PlannedColumn, n: int, member: int, samples: Samples, result: Values) -> None:

@@ -11,6 +11,7 @@ pick one of the samples or count extremes: means would change them. Where sample
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from efd_pipelines.exposures.moments import Moments
+from efd_pipelines.exposures.moments import Edges, Moments
 
 Values = NDArray[np.float64]
 
@@ -87,15 +88,16 @@ class PolynomialArguments(Arguments):
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function by its name, computed from moments of all windows at once, or from the samples of one window.
+    """A function by its name, computed from moments or edges of all windows at once, or from the samples of one window.
 
-    `compute` is only called with at least one valid element; `from_moments` gives one number for each of theirs.
-    Both give NaN for no value. `of_means`: whether `pre_aggregate_interval` changes it.
+    `compute` is only called with at least one valid element; `from_moments` and `from_edges` give one number for each
+    of theirs. All give NaN for no value. `of_means`: whether `pre_aggregate_interval` changes it.
     """
 
     name: str
     compute: Callable[[Samples, Any], float] | None = None
     from_moments: Callable[[Moments, Any], Values] | None = None
+    from_edges: Callable[[Edges], Values] | None = None
     arguments: type[Arguments] = Arguments
     of_means: bool = True
 
@@ -182,6 +184,14 @@ def _first(samples: Samples, _: Arguments) -> float:
     return float(row[~np.isnan(row)][0])
 
 
+def _first_edge(found: Edges) -> Values:
+    return found.first
+
+
+def _last_edge(found: Edges) -> Values:
+    return found.last
+
+
 def _slope(samples: Samples, _: Arguments) -> float:
     """Of the least-squares line over time, per second; none where all samples are of one instant."""
     rows, fields = np.nonzero(~np.isnan(samples.values))
@@ -220,14 +230,27 @@ def _rms_from_polynomial_fit(samples: Samples, arguments: PolynomialArguments) -
     missing keeps its number: the others stay where they were.
     """
     rows, fields = np.nonzero(~np.isnan(samples.values))
-    if np.unique(rows).size <= arguments.degree:
-        return float("nan")
     basis = samples.time_us[rows] - samples.time_us[0] if arguments.fit_basis == "time" else rows
     if np.unique(basis).size <= arguments.degree:
         return float("nan")
     y = samples.values[rows, fields]
-    fitted = np.polynomial.Polynomial.fit(basis.astype(np.float64), y, arguments.degree)
-    return float(np.sqrt(np.mean((y - fitted(basis)) ** 2)))
+    away = y - y.mean()
+    # Most windows of a night have as many samples, numbered from 0: their polynomials are the same.
+    whole = arguments.fit_basis == "index" and len(basis) == len(samples.values)
+    polynomials = _numbered(len(basis), arguments.degree) if whole else _orthonormal(basis, arguments.degree)
+    return float(np.sqrt(np.mean((away - polynomials @ (polynomials.T @ away)) ** 2)))
+
+
+@functools.lru_cache(maxsize=64)
+def _numbered(count: int, degree: int) -> Values:
+    return _orthonormal(np.arange(count), degree)
+
+
+def _orthonormal(basis: NDArray[np.int64], degree: int) -> Values:
+    """Polynomials up to a degree that are orthonormal over these places: of shape (places, degree + 1)."""
+    x = np.polynomial.polyutils.mapdomain(basis.astype(np.float64), (float(basis.min()), float(basis.max())), (-1, 1))
+    found: Values = np.linalg.qr(np.polynomial.legendre.legvander(x, degree))[0]
+    return found
 
 
 FUNCTIONS: Mapping[str, Function] = {
@@ -241,9 +264,9 @@ FUNCTIONS: Mapping[str, Function] = {
         Function("count", from_moments=_count),
         Function("median", _median),
         Function("percentile", _percentile, arguments=PercentileArguments),
-        Function("first", _first, of_means=False),
-        Function("last", _last, of_means=False),
-        Function("most_recent_value", _last, of_means=False),
+        Function("first", _first, from_edges=_first_edge, of_means=False),
+        Function("last", _last, from_edges=_last_edge, of_means=False),
+        Function("most_recent_value", _last, from_edges=_last_edge, of_means=False),
         Function("slope", _slope),
         Function("time_weighted_mean", _time_weighted_mean),
         Function("rms_from_polynomial_fit", _rms_from_polynomial_fit, arguments=PolynomialArguments),

@@ -31,7 +31,7 @@ from efd_pipelines.settings import Settings
 from efd_pipelines.times import INVALID_TIME, Week
 from efd_pipelines.topics.names import Dataset
 
-WINDOWS_AT_ONCE = 500
+WINDOWS_AT_ONCE = 250
 WINDOWS_AT_ONCE_COMBINED = 50
 """With columns of several topics, whose samples are held until all of their topics have been read."""
 

@@ -77,3 +77,22 @@ def window_moments(
             squares[window, lane] = max(square - rest * correction, 0.0)
             lows[window, lane] = low
             highs[window, lane] = high
+
+
+@_jit
+def window_edges(block: Any, first: Any, end: Any, earliest: Any, latest: Any) -> None:
+    """The first and the last sample of each window (rows) and field (columns) that has a value; -1 where none has."""
+    for lane in range(block.shape[0]):
+        values = block[lane]
+        for window in range(first.size):
+            earliest[window, lane] = latest[window, lane] = -1
+            for sample in range(first[window], end[window]):
+                if values[sample] == values[sample]:
+                    earliest[window, lane] = sample
+                    break
+            if earliest[window, lane] < 0:
+                continue
+            sample = end[window] - 1
+            while values[sample] != values[sample]:
+                sample -= 1
+            latest[window, lane] = sample

@@ -55,6 +55,36 @@ def moments(block: Block, first: Indices, end: Indices) -> Moments:
 
 
 @dataclass(frozen=True, slots=True)
+class Edges:
+    """The values of the first and the last samples that have one, of shape (windows, fields); NaN where none has."""
+
+    first: Numbers
+    last: Numbers
+
+
+def edges(block: Block, first: Indices, end: Indices, *, pooled: bool) -> Edges:
+    """Of each field; `pooled`: of the first field that has a value in the earliest, and the latest, sample of any."""
+    from efd_pipelines.exposures.kernel import window_edges
+
+    earliest, latest = (np.empty((len(first), block.shape[0]), dtype=np.int64) for _ in range(2))
+    window_edges(np.ascontiguousarray(block), first, end, earliest, latest)
+    if not pooled:
+        return Edges(*(_at(block, np.arange(block.shape[0])[None, :], samples) for samples in (earliest, latest)))
+    never = np.iinfo(np.int64).max
+    field_first = np.where(earliest < 0, never, earliest).argmin(axis=1)[:, None]
+    field_last = latest.argmax(axis=1)[:, None]
+    return Edges(
+        _at(block, field_first, np.take_along_axis(earliest, field_first, axis=1)),
+        _at(block, field_last, np.take_along_axis(latest, field_last, axis=1)),
+    )
+
+
+def _at(block: Block, fields: Indices, samples: Indices) -> Numbers:
+    found: Numbers = np.where(samples >= 0, block[fields, np.maximum(samples, 0)], np.nan).astype(np.float64)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
 class Intervals:
     """Samples reduced to the means of intervals, and where each window's intervals lie among them."""
 

@@ -132,6 +132,9 @@ def _write_vectors(
         "created_at": np.full(len(who), _naive(computation.at)),
     }
     rows = Rows(numbers, Texts(("property", "field"), order[which].astype(np.int32), texts))
+    if not computation.nulls_overwrite and not _any_there(connection, tables.unpivoted_table, keys, names):
+        bulk.insert(tables.consdb, connection, tables.unpivoted_table, rows)
+        return
     bulk.upsert(
         tables.consdb,
         connection,
@@ -140,6 +143,18 @@ def _write_vectors(
         once=["created_at"],
         nulls_overwrite=computation.nulls_overwrite,
     )
+
+
+def _any_there(
+    connection: sa.Connection, table: sa.Table, keys: Mapping[str, NDArray[np.int64]], names: Sequence[str]
+) -> bool:
+    """Whether any of these exposures has any of these properties; the days tell the index where to look."""
+    of = table.columns
+    pairs = set(zip(keys["day_obs"].tolist(), keys["seq_num"].tolist(), strict=True))
+    query = sa.select(sa.literal(1)).where(
+        of.day_obs.in_({day for day, _ in pairs}), sa.tuple_(of.day_obs, of.seq_num).in_(pairs), of.property.in_(names)
+    )
+    return bool(pairs) and connection.execute(query.limit(1)).first() is not None
 
 
 def _provenance(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from efd_pipelines.exposures.functions import FROM_TIER_1S, FUNCTIONS, Samples
-from efd_pipelines.exposures.moments import interval_means, moments
+from efd_pipelines.exposures.moments import edges, interval_means, moments
 from efd_pipelines.tiers.rows import TableRows
 from efd_pipelines.tiers.summary import summarise
 
@@ -175,6 +175,22 @@ def test_moments_of_many_windows_are_those_of_each(rows: int, fields: int, seed:
                 assert (of.low[n, at], of.high[n, at]) == (known.min(), known.max())
             else:
                 assert np.isnan(of.mean[n, at])
+
+
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(0, 1000))
+def test_the_edges_of_many_windows_are_the_first_and_last_of_pandas(rows: int, fields: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.where(rng.random((rows, fields)) < 0.6, np.nan, rng.standard_normal((rows, fields)))
+    first = rng.integers(0, rows, 7)
+    end = np.minimum(first + rng.integers(0, 12, 7), rows)
+    each, pooled = (edges(values.T, first, end, pooled=pooled) for pooled in (False, True))
+    for n, (low, high) in enumerate(zip(first, end, strict=True)):
+        part = pd.DataFrame(values[low:high])
+        for field in range(fields):
+            known = part[field].dropna().to_list() or [NAN]
+            assert [each.first[n, field], each.last[n, field]] == pytest.approx([known[0], known[-1]], nan_ok=True)
+        leftmost = part.bfill(axis=1)[0].dropna().to_list() or [NAN]
+        assert [pooled.first[n, 0], pooled.last[n, 0]] == pytest.approx([leftmost[0], leftmost[-1]], nan_ok=True)
 
 
 def test_a_large_offset_costs_no_digits_of_the_spread() -> None:
