@@ -39,18 +39,18 @@ _OF_THE_WEEK = dg.MultiToSingleDimensionPartitionMapping("week")
     metadata=column_schema(
         [
             column("week", "string", "Monday of the week"),
-            column("topic", "string", "Dataset"),
+            column(
+                "store", "string", "received (Avro bytes of Kafka's records), archive, tier_1s …, kafka, influxdb …"
+            ),
+            column("topic", "string", "Dataset; empty where the store does not tell topics apart"),
             column("component", "string", "Its component (CSC)"),
+            column("subsystem", "string", "Its component's group"),
             column("kind", "string", "telemetry, event, command, ack or metric"),
-            column("rows", "int64", "Rows of the archive"),
-            column("messages", "int64", "Records that Kafka delivered"),
-            column("files", "int64", "Files of the archive"),
-            column("size_bytes", "int64", "What the shares are of: Avro bytes that Kafka delivered", "byte"),
-            column("avro_bytes", "int64", "Avro bytes that Kafka delivered", "byte"),
-            column("parquet_bytes", "int64", "Bytes of the archive's Parquet", "byte"),
-            column("tier_bytes", "int64", "Bytes of the tiers' Parquet", "byte"),
-            column("percent", "double", "Share of its kind in the week", "%"),
-            column("percent_of_total", "double", "Share of all in the week", "%"),
+            column("place", "string", "Database, schema or cluster within the store"),
+            column("how", "string", "How it was measured"),
+            column("records", "int64", "Records, rows or windows"),
+            column("bytes", "int64", "Bytes, in the store's own encoding", "byte"),
+            column("files", "int64", "Files, or shards"),
         ]
     ),
 )
@@ -59,7 +59,7 @@ def storage_throughput(context: dg.AssetExecutionContext, deployment: Deployment
 
     Open a week's partition and its `report` to read it, with its picture. The same is kept as files, whose addresses
     are in `files`: `throughput.md` for people, `throughput.png`, and `throughput.parquet` with the columns below, a row
-    per topic. Made each night for the week that the day before was in, so that Monday's is of the whole week.
+    per store and topic. Made each night for the week that the day before was in, so that Monday's is of the whole week.
     """
     from efd_pipelines.storage.throughput import storage_report
 

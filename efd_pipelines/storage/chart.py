@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from efd_pipelines.storage.render import megabytes, period
 from efd_pipelines.storage.sizes import MB
 from efd_pipelines.storage.throughput import SECTIONS, StorageReport
+from efd_pipelines.storage.tidy import RECEIVED
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 BARS = 12
@@ -34,7 +34,7 @@ def picture(report: StorageReport, dpi: int = 130) -> bytes:
     from matplotlib.figure import Figure
 
     names = [name for name in SECTIONS if len(report.section(name))][:2]
-    panels = [("weeks", 3.0)] * (len(report.weeks) > 1 and report.tidy.num_rows > 0)
+    panels = [("weeks", 3.0)] * (len(report.weeks) > 1 and len(report.topics) > 0)
     panels += [(name, 1.1 + 0.3 * min(len(report.section(name)), BARS + 1)) for name in names]
     heights = [height for _, height in panels] or [1.5]
     figure = Figure(figsize=(10, sum(heights) + 1.2), layout="constrained")
@@ -85,7 +85,7 @@ def _draw_weeks(axis: Axes, report: StorageReport) -> None:
     """The sum of each week, by section, one upon the other."""
     import numpy as np
 
-    sums = _weekly(report.tidy.select(["week", "kind", "size_bytes"]).to_pandas())
+    sums = weekly_mb(report)
     mondays: Any = [week.start for week in report.weeks]
     bottom = np.zeros(len(mondays))
     for name, kind in SECTIONS.items():
@@ -104,9 +104,13 @@ def _draw_weeks(axis: Axes, report: StorageReport) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _weekly(tidy: pd.DataFrame) -> dict[tuple[str, str], float]:
-    sums = tidy.groupby(["week", "kind"])["size_bytes"].sum() / MB
-    return {key: float(value) for key, value in sums.items()}  # type: ignore[misc]
+def weekly_mb(report: StorageReport) -> dict[tuple[str, str], float]:
+    """MB received in each week, by week and kind."""
+    import polars as pl
+
+    received = report.gathered.totals.filter(pl.col("store") == RECEIVED)
+    rows = received.group_by("week", "kind").agg(pl.col("bytes").sum()).iter_rows()
+    return {(week, kind): size / MB for week, kind, size in rows}
 
 
 def _finish(axis: Any, report: StorageReport) -> None:

@@ -6,7 +6,6 @@ The picture is drawn by `chart.py`.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -28,20 +27,10 @@ def documents(report: StorageReport) -> dict[str, bytes]:
     from efd_pipelines.storage.chart import picture
 
     return {
-        TABLE: parquet(report),
+        TABLE: report.gathered.parquet,
         PICTURE: picture(report),
         TEXT: markdown(report).encode(),
     }
-
-
-def parquet(report: StorageReport) -> bytes:
-    """The tidy table: a row per week and topic, sizes in bytes, null for what was not measured."""
-    import pyarrow.parquet as pq
-
-    meaning = {"measure": report.measure.value, "size_bytes": report.measure.value}
-    buffer = io.BytesIO()
-    pq.write_table(report.tidy.replace_schema_metadata(meaning), buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 def markdown(report: StorageReport, picture: str = PICTURE) -> str:

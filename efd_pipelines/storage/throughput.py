@@ -8,23 +8,19 @@ What belongs here: summing up sizes and keeping the report. Measuring them: `siz
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from efd_pipelines.errors import ArchiveError, ServiceUnavailable, UsageError
-from efd_pipelines.storage.sizes import (
-    Measure,
-    Sizes,
-    newest_week,
-    published_sizes,
-    sizes_of_weeks,
-)
-from efd_pipelines.times import Week, this_week, weeks_between
+from efd_pipelines.storage.gathering import Gathered, gather, of_topics, period_before
+from efd_pipelines.storage.ledgered import Collected, collected
+from efd_pipelines.storage.sizes import Measure, published_sizes
+from efd_pipelines.storage.weekly import DIRECTORY, parts_of, snapshots
+from efd_pipelines.times import Week, from_microseconds, this_week, weeks_between
 from efd_pipelines.topics.names import Kind
 
 if TYPE_CHECKING:
@@ -41,8 +37,6 @@ SECTIONS: Mapping[str, Kind] = {
 }
 """The report's sections and the kind of each."""
 
-DIRECTORY = "reports/storage"
-
 
 @dataclass(frozen=True, slots=True)
 class StorageReport:
@@ -51,12 +45,13 @@ class StorageReport:
     The frames have a row per component (`csc`), largest first: `size_mb` (of `measure`), `percent` (of the
     section), `rows, messages, files, avro_mb, parquet_mb, tier_mb`; `topics` has the same per topic, with
     `percent` of its section and `percent_of_total`. MB = 10⁶ bytes. What was not measured is NaN.
+    `gathered` has what surrounds the period: all weeks' totals by store, and the period before.
     """
 
     key: str
     weeks: tuple[Week, ...]
     measure: Measure
-    tidy: pa.Table = field(repr=False)
+    gathered: Gathered = field(repr=False)
     topics: pd.DataFrame = field(repr=False)
     components: pd.DataFrame = field(repr=False)
     outside: Mapping[str, int]
@@ -145,7 +140,8 @@ def storage_report(
     if sizes is not None:
         if not (week is None and start is None and end is None):
             raise UsageError("Published sizes are of their own period", remedy="Give --sizes without weeks.")
-        report = _report(published_sizes(sizes), (), (), ())
+        published = published_sizes(sizes)
+        report = replace(_report(gather([published.topics], [""], []), Measure.PUBLISHED, (), ()), key=published.label)
     elif archive is None:
         raise UsageError("A report needs an archive or published sizes", remedy="Set EFD_ARCHIVE.")
     else:
@@ -161,10 +157,16 @@ def measure(
 ) -> StorageReport:
     """The report of a period, without keeping it; arguments and errors as for `storage_report`."""
     missing = _catch_up(archive)
-    ledger = archive.ledger.table()
-    weeks, notes = _period(week, start, end, lambda: newest_week(ledger))
-    sizes = sizes_of_weeks(ledger, weeks)
-    return _report(sizes, weeks, (*notes, *_remarks(sizes, weeks)), missing)
+    found = collected(archive)
+    weeks, notes = _period(week, start, end, found.newest)
+    before = period_before(weeks)
+    gathered = gather(parts_of(found, snapshots(archive)), [week.key for week in weeks], [week.key for week in before])
+    outside = _outside(found, weeks)
+    last_at = max((found.last_at_us[week.key] for week in weeks if week.key in found.last_at_us), default=None)
+    newest = "" if last_at is None else f"{from_microseconds(last_at):%Y-%m-%d %H:%M:%S}"
+    report = _report(gathered, Measure.AVRO, weeks, missing)
+    remarks = _remarks(report, outside, newest)
+    return replace(report, outside=outside, last_at=newest, notes=(*notes, *remarks))
 
 
 def write(archive: Archive, report: StorageReport) -> StorageReport:
@@ -222,60 +224,60 @@ def _widened(start: Week | datetime, end: Week | datetime | None, first: Week, l
     return (f"Widened to whole weeks: sizes are known by week ({first} to {last.next()}, excluded).",)
 
 
-def _remarks(sizes: Sizes, weeks: Sequence[Week]) -> list[str]:
+def _outside(found: Collected, weeks: Sequence[Week]) -> dict[str, int]:
+    """Rows that arrived in these weeks and belong to none, by `quarantine` and `dead`."""
+    keys = {week.key for week in weeks}
+    sums: Counter[str] = Counter()
+    for (place, arrived), rows in found.outside.items():
+        if arrived in keys:
+            sums[place] += rows
+    return {place: rows for place, rows in sums.items() if rows > 0}
+
+
+def _remarks(report: StorageReport, outside: Mapping[str, int], last_at: str) -> list[str]:
     """What a reader must know to take the figures for what they are."""
     remarks = []
-    if this_week() in weeks:
-        remarks.append(f"The week of {this_week()} is running: figures are up to {sizes.last_at or 'now'} UTC.")
-    if sizes.topics.num_rows == 0:
+    if this_week() in report.weeks:
+        remarks.append(f"The week of {this_week()} is running: figures are up to {last_at or 'now'} UTC.")
+    if not len(report.topics):
         remarks.append("The archive has no rows of this period.")
     for place, what in (("quarantine", "an impossible time"), ("dead", "frames that cannot be decoded")):
-        if sizes.outside.get(place):
-            count = sizes.outside[place]
-            remarks.append(f"{count:,} records that arrived in this period count in no week: {what} ({place}).")
-    unsized = sum(
-        row["rows"] > 0 and not row["avro_bytes"] for row in sizes.topics.select(["rows", "avro_bytes"]).to_pylist()
-    )
+        if outside.get(place):
+            remarks.append(
+                f"{outside[place]:,} records that arrived in this period count in no week: {what} ({place})."
+            )
+    unsized = int(((report.topics["rows"] > 0) & ~(report.topics["avro_mb"] > 0)).sum())
     if unsized:
         remarks.append(f"{unsized:,} topics have rows without an Avro size (history that was filled in).")
-    kept = sizes.topics.select(["messages", "parquet_bytes"]).to_pylist()
-    let_go = sum(row["messages"] > 0 and not row["parquet_bytes"] for row in kept)
-    if let_go:
-        remarks.append(f"The records of {let_go:,} weeks of topics were let go; Parquet sizes are of what is left.")
+    if report.gathered.let_go:
+        weeks = report.gathered.let_go
+        remarks.append(f"The records of {weeks:,} weeks of topics were let go; Parquet sizes are of what is left.")
     return remarks
 
 
-def _report(sizes: Sizes, weeks: Sequence[Week], notes: Sequence[str], missing: Sequence[str]) -> StorageReport:
-    tidy, topics, components = _roll_up(sizes.topics)
+def _report(gathered: Gathered, measure: Measure, weeks: Sequence[Week], missing: Sequence[str]) -> StorageReport:
+    topics, components = _roll_up(gathered, measure)
     return StorageReport(
-        key=sizes.label or "_".join(dict.fromkeys(week.key for week in (weeks[0], weeks[-1]))),
+        key="_".join(dict.fromkeys(week.key for week in (weeks[0], weeks[-1]))) if weeks else "",
         weeks=tuple(weeks),
-        measure=sizes.measure,
-        tidy=tidy,
+        measure=measure,
+        gathered=gathered,
         topics=topics,
         components=components,
-        outside=sizes.outside,
-        last_at=sizes.last_at,
-        notes=tuple(notes),
+        outside={},
+        last_at="",
+        notes=(),
         missing=tuple(missing),
     )
 
 
-_TIDY_QUERY = """
-    SELECT *,
-           100.0 * size_bytes / nullif(sum(size_bytes) OVER (PARTITION BY week, kind), 0) AS percent,
-           100.0 * size_bytes / nullif(sum(size_bytes) OVER (PARTITION BY week), 0) AS percent_of_total
-    FROM sizes ORDER BY week, topic
-"""
-
 _TOPIC_QUERY = """
-    SELECT topic, component AS csc, kind, sum(size_bytes) / 1e6 AS size_mb,
-           100.0 * sum(size_bytes) / nullif(sum(sum(size_bytes)) OVER (PARTITION BY kind), 0) AS percent,
-           CAST(sum(rows) AS DOUBLE) AS rows, CAST(sum(messages) AS DOUBLE) AS messages,
-           CAST(sum(files) AS DOUBLE) AS files, sum(avro_bytes) / 1e6 AS avro_mb,
-           sum(parquet_bytes) / 1e6 AS parquet_mb, sum(tier_bytes) / 1e6 AS tier_mb,
-           100.0 * sum(size_bytes) / nullif(sum(sum(size_bytes)) OVER (), 0) AS percent_of_total
-    FROM sizes GROUP BY topic, component, kind ORDER BY size_mb DESC, topic
+    SELECT topic, component AS csc, kind, received_bytes / 1e6 AS size_mb,
+           100.0 * received_bytes / nullif(sum(received_bytes) OVER (PARTITION BY kind), 0) AS percent,
+           CAST(rows AS DOUBLE) AS rows, CAST(messages AS DOUBLE) AS messages, CAST(files AS DOUBLE) AS files,
+           received_bytes / 1e6 AS avro_mb, parquet_bytes / 1e6 AS parquet_mb, tier_bytes / 1e6 AS tier_mb,
+           100.0 * received_bytes / nullif(sum(received_bytes) OVER (), 0) AS percent_of_total
+    FROM sizes ORDER BY size_mb DESC, topic
 """
 
 _COMPONENT_QUERY = """
@@ -286,15 +288,17 @@ _COMPONENT_QUERY = """
 """
 
 
-def _roll_up(sizes: pa.Table) -> tuple[pa.Table, pd.DataFrame, pd.DataFrame]:
-    """The sizes with their shares in each week; by topic and by component over the whole period."""
+def _roll_up(gathered: Gathered, measure: Measure) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The period's sizes by topic and by component; of published ones, only the size was measured."""
     import duckdb
 
     with duckdb.connect() as connection:
-        connection.register("sizes", sizes)
-        tidy = connection.sql(_TIDY_QUERY).to_arrow_table()
-        topics = connection.sql(_TOPIC_QUERY)
-        return tidy, topics.df(), connection.sql(_COMPONENT_QUERY).df()
+        connection.register("sizes", of_topics(gathered.topics).to_arrow())
+        topics = connection.sql(_TOPIC_QUERY).df()
+        if measure is Measure.PUBLISHED:
+            topics[["rows", "messages", "files", "avro_mb", "parquet_mb", "tier_mb"]] = float("nan")
+        connection.register("topics", topics)
+        return topics, connection.sql(_COMPONENT_QUERY).df()
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from efd_pipelines.archive.status import status
 from efd_pipelines.errors import StaleWriter
 from efd_pipelines.kafka.brokers import Watermarks
 from efd_pipelines.settings import load_settings
-from efd_pipelines.storage.sizes import sizes_of_weeks
+from efd_pipelines.storage.weekly import weekly_sizes
 from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.unit.archive.builders import Topic, schema_of
@@ -88,7 +88,7 @@ def answers(archive: Archive) -> dict[str, Any]:
         "latest": latest,
         "crowded": crowded(archive, now=OVER),
         "unsealed": unsealed_weeks(archive, archive.settings, OVER + timedelta(days=30)),
-        "sizes": sizes_of_weeks(archive.ledger.table(), [WEEK, WEEK.next()]).topics.to_pylist(),
+        "sizes": weekly_sizes(archive, WEEK, WEEK.next()).to_pylist(),
         "quarantined": archive.ledger.datasets_with_rows(QUARANTINE),
         "dead": archive.ledger.datasets_with_rows(DEAD),
         "known": archive.ledger.known_versions([(RAW, DATASET)]),

@@ -49,16 +49,16 @@ def test_making_it_again_changes_no_byte(archive: Any) -> None:
     assert objects(archive) == first
 
 
-def test_the_table_has_a_row_per_week_and_topic_in_bytes(archive: Any) -> None:
+def test_the_table_has_a_row_per_week_store_and_topic_in_bytes(archive: Any) -> None:
     storage_report(archive, start=Week.parse(WEEKS[0]), end=Week.parse("2026-11-16"))
     (content,) = [data for name, data in objects(archive).items() if name.endswith(".parquet")]
     table = pq.read_table(io.BytesIO(content))
-    rows = {(row["week"], row["topic"]): row for row in table.to_pylist()}
-    assert set(rows) == {(week, topic) for week in WEEKS for topic in TOPICS}
-    forces = rows[WEEKS[1], TOPICS[0]]
-    assert (forces["avro_bytes"], forces["parquet_bytes"], forces["tier_bytes"]) == (10**6, 10**5, 0)
-    assert forces["percent"] == pytest.approx(100 / 3)
-    assert table.schema.metadata[b"measure"] == b"Avro bytes received from Kafka"
+    rows = {(row["week"], row["store"], row["topic"]): row["bytes"] for row in table.to_pylist()}
+    assert set(rows) == {
+        (week, store, topic) for week in WEEKS for store in ("received", "archive") for topic in TOPICS
+    }
+    assert (rows[WEEKS[1], "received", TOPICS[0]], rows[WEEKS[1], "archive", TOPICS[0]]) == (10**6, 10**5)
+    assert table.schema.field("bytes").metadata[b"unit"] == b"byte"
 
 
 def test_sizes_are_labelled_and_local_time_stands_beside_utc(archive: Any) -> None:

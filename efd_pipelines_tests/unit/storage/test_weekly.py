@@ -102,9 +102,8 @@ def test_years_come_in_parts_that_together_equal_a_query_of_the_ledger(archive_o
     )
     parts = list(weekly_parts(archive))
     ledger, whole = archive.ledger.table(), pa.concat_tables(parts)
-    expected = duckdb.sql(
-        "SELECT week, dataset, sum(rows)::BIGINT, sum(avro_bytes)::BIGINT FROM ledger GROUP BY ALL HAVING sum(rows) > 0"
-    ).fetchall()
+    query = "SELECT week, dataset, sum(rows)::BIGINT, sum(avro_bytes)::BIGINT FROM ledger GROUP BY ALL"
+    expected = duckdb.execute(query).fetchall()
     found = [(week, topic, *of) for week, store, topic, *of in rows_of(whole) if store == "received"]
     assert ledger.num_rows == 2 * 3 * len(weeks)
     assert sorted(found) == sorted(expected)
@@ -121,7 +120,7 @@ def test_what_reports_kept_of_other_stores_is_in_the_table(archive_of: Archives)
     pq.write_table(pa.Table.from_pylist([row], WEEKLY_SIZES), buffer)
     archive.store.write_bytes(f"reports/storage/{NEXT}/stores.parquet", buffer.getvalue())
     assert rows_of(snapshots(archive)) == [(NEXT, "kafka", FORCES, 3, 9)]
-    assert [row[1] for row in rows_of(weekly_sizes(archive))] == ["received", "kafka"]
+    assert [row[1] for row in rows_of(weekly_sizes(archive))] == ["archive", "received", "kafka"]
     assert snapshots(archive, last=Week.parse(WEEK)).num_rows == 0
 
 
