@@ -1,68 +1,118 @@
-"""Requests: what an export is asked for, and what that means in an archive as it is now.
+"""Requests: what an export is asked for, as a user writes it.
 
-Topics by name or glob, a time range, fields and a tier become selections: one per dataset, with its snapshot,
-the files concerned and the columns to write. Whatever cannot be meant is refused here, before anything is
-written.
+Topics by name or glob, times or observing days or exposures, fields, a tier or a window, and the form of what is
+written. Whatever cannot be meant is refused here or in `selection.py`, before anything is written. Which times a
+request means: `ranges.py`; what it means in an archive as it is now: `selection.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, get_args
 
-import pyarrow as pa
-
-from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.ledger import RAW
-from efd_pipelines.archive.reading import IDENTITY, good_files
-from efd_pipelines.archive.slices import DEAD, QUARANTINE
-from efd_pipelines.archive.tables import TableSnapshot
-from efd_pipelines.errors import UnknownDataset, UsageError
-from efd_pipelines.tiers.tier import aggregated, tier_named
-from efd_pipelines.times import microseconds, parse_time
-from efd_pipelines.topics.layout import SYSTEM_COLUMNS, column_of
-from efd_pipelines.topics.names import Dataset, match, nearest
+from efd_pipelines.errors import UsageError
+from efd_pipelines.exposures.identifiers import check_identifier
+from efd_pipelines.tiers.tier import tier_named
+from efd_pipelines.times import day_obs_interval, microseconds, parse_time
 
-if TYPE_CHECKING:
-    from efd_pipelines.archive.archive import Archive
+ArraysWanted = Literal["archived", "flat", "list"]
+"""Arrays as the archive has them, an element a column (`force0 … force155`), or an array a column of lists."""
 
-ALWAYS = ("time", "salIndex")
-"""Columns that every export has where the topic has them: without salIndex the rows of several devices
-mix."""
+TimeScale = Literal["utc", "tai", "both"]
+"""`time` in UTC, or `tai_time` in TAI without a zone, as ConsDB has it, or both."""
 
-_ORDER = ("time", "salIndex", "archive_source", "kafka_partition", "kafka_offset")
-_NO_ARCHIVE = "Check EFD_ARCHIVE; `efd archive run` archives what Kafka holds."
-_GLOB = re.compile(r"[*?\[]")
+SubjectName = Literal["exposures", "visits"]
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_WINDOW = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The exposures, or visits, of an instrument whose windows are exported, `padding_s` longer on both sides.
+
+    `numbers` are their first and last; all of the time range without.
+    """
+
+    subject: SubjectName
+    instrument: str
+    numbers: tuple[int, int] | None = None
+    padding_s: float = 0.0
+
+    @property
+    def column(self) -> str:
+        """The column that tells which one a row belongs to."""
+        return "exposure_id" if self.subject == "exposures" else "visit_id"
+
+    @classmethod
+    def parse(cls, subject: str, text: str, padding_s: float = 0.0) -> Asked:
+        """Those of `INSTRUMENT` or `INSTRUMENT:NUMBER[..NUMBER]`.
+
+        Raises:
+            UsageError: the text is neither.
+        """
+        instrument, colon, numbers = text.partition(":")
+        check_identifier(instrument)
+        if subject not in get_args(SubjectName):
+            raise UsageError(f"There are no {subject!r}", remedy="Ask for exposures or visits.")
+        if not 0.0 <= padding_s <= 86_400.0:
+            raise UsageError(f"A padding of {padding_s} s cannot be meant", remedy="Give seconds, at most a day.")
+        name: SubjectName = "exposures" if subject == "exposures" else "visits"
+        return cls(name, instrument, _numbers(numbers) if colon else None, padding_s)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "subject": self.subject,
+            "instrument": self.instrument,
+            "numbers": None if self.numbers is None else list(self.numbers),
+            "padding_s": self.padding_s,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for; times in UTC, the end excluded. `fields` None is all fields of the messages."""
+    """What is asked for; times in UTC, the end excluded. `fields` None is all fields of the messages.
+
+    `start` and `end` are both None only where `asked` names exposures by number. `window_us` resamples telemetry that
+    is faster than it. `day_obs` is as it was written, for the manifest: `start` and `end` are its.
+    """
 
     topics: tuple[str, ...]
-    start: datetime
-    end: datetime
-    fields: tuple[str, ...] | None
-    tier: str
+    start: datetime | None
+    end: datetime | None
+    fields: tuple[str, ...] | None = None
+    tier: str = RAW
+    window_us: int | None = None
+    arrays: ArraysWanted = "archived"
+    time_scale: TimeScale = "utc"
+    day_obs: str | None = None
+    asked: Asked | None = None
 
     @classmethod
     def of(
         cls,
         topics: Sequence[str] | str,
-        start: datetime | str,
-        end: datetime | str,
-        fields: Sequence[str] | None,
-        tier: str,
+        start: datetime | str | None = None,
+        end: datetime | str | None = None,
+        fields: Sequence[str] | None = None,
+        tier: str = RAW,
+        *,
+        resample: str | None = None,
+        arrays: str = "archived",
+        time_scale: str = "utc",
+        day_obs: str | int | None = None,
+        exposures: str | None = None,
+        visits: str | None = None,
+        padding_s: float = 0.0,
     ) -> Request:
         """The request of what a user wrote; times without a zone are UTC.
 
         Raises:
-            UsageError: no topics, no fields, no such tier, or a range that is empty or reversed.
+            UsageError: no topics, no fields, no such tier, window or form, or a range that is none, empty or reversed.
         """
         if tier != RAW:
             tier_named(tier)
@@ -71,175 +121,143 @@ class Request:
             raise UsageError("No topic is given", remedy="Name datasets, or globs as lsst.sal.MTM1M3.*.")
         if fields is not None and not fields:
             raise UsageError("No field is given", remedy="Name fields, or leave them out for all.")
-        first, end_time = _utc(start), _utc(end)
-        if first >= end_time:
-            what = "is empty" if first == end_time else "ends before it begins"
-            raise UsageError(
-                f"The range {first.isoformat()} to {end_time.isoformat()} {what}",
-                remedy="The end is excluded and must be later than the beginning.",
-            )
-        return cls(names, first, end_time, None if fields is None else tuple(fields), tier)
+        asked = _asked(exposures, visits, padding_s)
+        first, last = _range(start, end, day_obs, asked)
+        return cls(
+            topics=names,
+            start=first,
+            end=last,
+            fields=None if fields is None else tuple(fields),
+            tier=tier,
+            window_us=_window(resample, tier),
+            arrays=_one_of(arrays, ArraysWanted, "arrays"),
+            time_scale=_one_of(time_scale, TimeScale, "time scale"),
+            day_obs=None if day_obs is None else str(day_obs),
+            asked=asked,
+        )
 
     @property
-    def start_us(self) -> int:
-        return microseconds(self.start)
+    def start_us(self) -> int | None:
+        return None if self.start is None else microseconds(self.start)
 
     @property
-    def end_us(self) -> int:
-        return microseconds(self.end)
+    def end_us(self) -> int | None:
+        return None if self.end is None else microseconds(self.end)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "topics": list(self.topics),
-            "from": self.start.isoformat(),
-            "to": self.end.isoformat(),
+            "from": None if self.start is None else self.start.isoformat(),
+            "to": None if self.end is None else self.end.isoformat(),
             "fields": None if self.fields is None else list(self.fields),
             "tier": self.tier,
+            "resample_s": None if self.window_us is None else self.window_us / 1e6,
+            "arrays": self.arrays,
+            "time_scale": self.time_scale,
+            "day_obs": self.day_obs,
+            "exposures": None if self.asked is None else self.asked.to_json(),
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What is exported of one dataset: the files of one snapshot, and the columns to write of them.
-
-    `table` is `raw`, or the tier; what a tier does not summarise passes it unchanged and is taken from `raw`.
-    """
-
-    dataset: Dataset
-    table: str
-    snapshot: TableSnapshot = field(repr=False)
-    files: tuple[DataFile, ...] = field(repr=False)
-    schema: pa.Schema = field(repr=False)
-    reading: pa.Schema = field(repr=False)
-    outside: dict[str, int]
-
-    @property
-    def inputs(self) -> str:
-        """A digest of what is read: the same files and columns give the same rows."""
-        named = [*sorted(file.path for file in self.files), *self.schema.names, str(self.schema.types)]
-        return hashlib.sha256("\n".join(named).encode()).hexdigest()
-
-    @property
-    def rows(self) -> int:
-        """Rows of the files concerned; an upper bound of what is exported."""
-        return sum(file.rows for file in self.files)
+_DEFAULTS: Mapping[str, Any] = {
+    "resample_s": None,
+    "arrays": "archived",
+    "time_scale": "utc",
+    "day_obs": None,
+    "exposures": None,
+}
 
 
-def select(archive: Archive, request: Request) -> list[Selection]:
-    """What the request means in the archive as it is now, by dataset.
-
-    A dataset that only a glob named is left out where it has none of the fields.
-
-    Raises:
-        UnknownDataset: a topic that is not there, with the nearest names.
-        UsageError: a field that is not there, with the nearest names.
-    """
-    if not archive.datasets():
-        raise UnknownDataset(f"There is no archive at {archive.store.root}, or nothing in it", remedy=_NO_ARCHIVE)
-    named, globbed = _datasets(archive, request)
-    tables = {dataset: _table(archive, dataset, request.tier) for dataset in sorted({*named, *globbed})}
-    snapshots = {dataset: _snapshot(archive, dataset, table) for dataset, table in tables.items()}
-    schemas = {dataset: snapshot.schema for dataset, snapshot in snapshots.items()}
-    _check_fields(request, schemas, named)
-    return [
-        _selection(dataset, table, snapshots[dataset], schemas[dataset], request)
-        for dataset, table in tables.items()
-        if _columns(schemas[dataset], request.fields)
-    ]
+def is_same(held: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
+    """Whether two requests, as manifests have them, are the same; older manifests lack what was not asked for then."""
+    return {**_DEFAULTS, **held} == {**_DEFAULTS, **request}
 
 
-def _table(archive: Archive, dataset: Dataset, tier: str) -> str:
-    if tier == RAW or not aggregated(dataset, archive.settings.configuration, tier_named(tier)):
-        return RAW
-    return tier
+def _asked(exposures: str | None, visits: str | None, padding_s: float) -> Asked | None:
+    if exposures and visits:
+        raise UsageError("Both exposures and visits are given", remedy="Ask for one of them.")
+    if exposures:
+        return Asked.parse("exposures", exposures, padding_s)
+    if visits:
+        return Asked.parse("visits", visits, padding_s)
+    if padding_s:
+        raise UsageError("A padding is given without exposures or visits", remedy="Leave it out, or name them.")
+    return None
 
 
-def _snapshot(archive: Archive, dataset: Dataset, table: str) -> TableSnapshot:
-    try:
-        return archive.snapshot(dataset, table)
-    except UnknownDataset as error:
-        archive.snapshot(dataset)  # which says so, and what is near, where the topic itself is unknown
-        remedy = f"Build the tier first: efd tiers run {dataset.component}."
-        raise UnknownDataset(error.message, remedy=remedy) from error
+def _range(
+    start: datetime | str | None, end: datetime | str | None, day_obs: str | int | None, asked: Asked | None
+) -> tuple[datetime | None, datetime | None]:
+    if day_obs is not None:
+        if start is not None or end is not None:
+            raise UsageError("Both times and an observing day are given", remedy="Give one of them.")
+        return _days(str(day_obs))
+    if start is None or end is None:
+        if start is None and end is None and asked is not None and asked.numbers is not None:
+            return None, None
+        what = "No times are given" if start is None and end is None else "Only one end of the range is given"
+        raise UsageError(what, remedy="Give beginning and end, an observing day, or exposures by their numbers.")
+    first, last = utc_of(start), utc_of(end)
+    if first >= last:
+        problem = "is empty" if first == last else "ends before it begins"
+        raise UsageError(
+            f"The range {first.isoformat()} to {last.isoformat()} {problem}",
+            remedy="The end is excluded and must be later than the beginning.",
+        )
+    return first, last
 
 
-def _utc(when: datetime | str) -> datetime:
+def _days(text: str) -> tuple[datetime, datetime]:
+    """Of an observing day, or several as `20261121..20261123`, both included."""
+    first, dots, last = text.partition("..")
+    begin, end = day_obs_interval(_day(first))[0], day_obs_interval(_day(last if dots else first))[1]
+    if begin >= end:
+        raise UsageError(f"The observing days {text} end before they begin", remedy="Give the earlier one first.")
+    return begin, end
+
+
+def _day(text: str) -> int:
+    if not re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text):
+        raise UsageError(f"{text!r} is no observing day", remedy="Write it as 20261121, or 20261121..20261123.")
+    return int(text.replace("-", ""))
+
+
+def _numbers(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text)
+    if found is None or int(found[2] or found[1]) < int(found[1]):
+        raise UsageError(
+            f"{text!r} are no exposures",
+            remedy="Give a number, or the first and the last as 2026112100001..2026112100050.",
+        )
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _window(text: str | None, tier: str) -> int | None:
+    if not text:
+        return None
+    if tier != RAW:
+        raise UsageError("Both a tier and a window are given", remedy="Give one of them.")
+    found = _WINDOW.fullmatch(text.strip())
+    window_us = round(float(found[1]) * _UNITS_S[found[2]] * 1e6) if found else 0
+    if not 1000 <= window_us <= 86_400_000_000:
+        raise UsageError(f"{text!r} is no window", remedy="Give one from 1ms to 1d, as 500ms, 10s, 5min or 1h.")
+    return window_us
+
+
+def _one_of(value: str, choices: Any, what: str) -> Any:
+    known = get_args(choices)
+    if value not in known:
+        raise UsageError(f"{value!r} is no {what}", remedy=f"Give one of {', '.join(known)}.")
+    return value
+
+
+def utc_of(when: datetime | str) -> datetime:
+    """UTC of a time or its text; one without a zone is UTC."""
     if isinstance(when, str):
         return parse_time(when)
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
-def _datasets(archive: Archive, request: Request) -> tuple[set[Dataset], set[Dataset]]:
-    """The datasets named one by one, and those that globs match."""
-    named = {Dataset.parse(topic) for topic in request.topics if not _GLOB.search(topic)}
-    globs = [topic for topic in request.topics if _GLOB.search(topic)]
-    if not globs:
-        return named, set()
-    known = archive.datasets()
-    for glob in globs:
-        if not any(match([glob], dataset.text) for dataset in known):
-            hint = nearest(re.sub(r"[*?\[\]]", "", glob), [dataset.text for dataset in known])
-            raise UnknownDataset(f"No dataset of the archive matches {glob}{hint}")
-    return named, {dataset for dataset in known if match(globs, dataset.text)}
-
-
-def _check_fields(request: Request, schemas: dict[Dataset, pa.Schema], named: Iterable[Dataset]) -> None:
-    """Each field must be in some dataset, and each dataset named one by one must have some of the fields."""
-    columns = sorted({name for schema in schemas.values() for name in schema.names})
-    for wanted in request.fields or ():
-        if not any(_means(wanted, column) for schema in schemas.values() for column in schema):
-            what = next(iter(schemas)).text if len(schemas) == 1 else f"the {len(schemas)} datasets asked for"
-            raise UsageError(
-                f"{what} has no field {wanted}{nearest(wanted, columns)}",
-                remedy="`efd topics --json` lists the columns of each topic.",
-            )
-    for dataset in sorted(named):
-        if not _columns(schemas[dataset], request.fields):
-            raise UsageError(
-                f"{dataset} has none of the fields {', '.join(request.fields or ())}",
-                remedy="Leave the topic out, or name one of its fields.",
-            )
-
-
-def _selection(dataset: Dataset, table: str, snapshot: TableSnapshot, schema: pa.Schema, request: Request) -> Selection:
-    wanted = {*ALWAYS, *_columns(schema, request.fields)}
-    needed = wanted | {*_ORDER, *IDENTITY}
-    outside = {QUARANTINE: 0, DEAD: 0}
-    for file in snapshot.files([QUARANTINE, DEAD]):
-        outside[file.week] += file.rows
-    return Selection(
-        dataset=dataset,
-        table=table,
-        snapshot=snapshot,
-        files=tuple(good_files(snapshot, None, request.start_us, request.end_us)),
-        schema=_plain([column for column in schema if column.name in wanted]),
-        reading=_plain([column for column in schema if column.name in needed]),
-        outside=outside,
-    )
-
-
-def _columns(schema: pa.Schema, fields: Sequence[str] | None) -> list[str]:
-    """Names of the columns that the fields mean; None is all of the message's, without the system's."""
-    if fields is None:
-        return [name for name in schema.names if name not in SYSTEM_COLUMNS]
-    return [column.name for column in schema if any(_means(wanted, column) for wanted in fields)]
-
-
-def _means(wanted: str, column: Any) -> bool:
-    """Whether a field's name or glob means a column: itself, an element of its array, a statistic of it."""
-    origin = column_of(column)
-    names = {column.name, origin.field if origin else column.name}
-    statistic = (column.metadata or {}).get(b"statistic")
-    if statistic is not None:
-        names.add(column.name.removeprefix(f"{statistic.decode()}_"))
-    return any(fnmatchcase(name, wanted) for name in names)
-
-
-def _plain(columns: Sequence[Any]) -> pa.Schema:
-    """The columns with units and descriptions, all nullable: files must not differ in that.
-
-    delta-rs gives the metadata of a column in another order each time, which would change the files' bytes.
-    """
-    return pa.schema(
-        [column.with_nullable(True).with_metadata(dict(sorted((column.metadata or {}).items()))) for column in columns]
-    )
+def seconds_text(window_us: int) -> str:
+    """A window for people."""
+    return str(timedelta(microseconds=window_us)) if window_us >= 60_000_000 else f"{window_us / 1e6:g} s"

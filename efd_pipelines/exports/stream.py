@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 
 from efd_pipelines.archive.files import ROW_GROUP_BYTES, DataFile
 from efd_pipelines.archive.reading import conform, count_once
-from efd_pipelines.archive.tables import TableSnapshot
+from efd_pipelines.archive.store import Store
 from efd_pipelines.errors import ArchiveError
-from efd_pipelines.exports.request import Request, Selection
+from efd_pipelines.exports.ranges import Ranges
+from efd_pipelines.exports.selection import Source
 from efd_pipelines.memory import give_back
 from efd_pipelines.times import microseconds
 
@@ -63,25 +64,24 @@ class RowGroup:
 
 @dataclass(slots=True)
 class Windows:
-    """The rows of one selection, window by window; `repeated` counts the records dropped as repeated so
-    far."""
+    """The rows of some files in some ranges, window by window; `repeated` counts the records dropped as repeated."""
 
-    selection: Selection
-    request: Request
+    source: Source
+    files: Sequence[DataFile]
+    ranges: Ranges
     repeated: int = 0
 
     def __iter__(self) -> Iterator[pa.Table]:
-        """Rows sorted by time, then salIndex, source, partition and offset, with the columns to be
-        written."""
-        for files in apart(self.selection.files):
+        """Rows sorted by time, then salIndex, source, partition and offset, with the columns that are read."""
+        for files in apart(self.files):
             groups = [group for file in files for group in self._row_groups(file, len(files) <= _FEW_FILES)]
-            yield from self._sweep([group for group in groups if group.rows])
+            yield from self._sweep([group for group in groups if group.rows and self._wants(group)])
 
     def _sweep(self, groups: Sequence[RowGroup]) -> Iterator[pa.Table]:
         if not groups:
             return
-        start = max(self.request.start_us, min(group.low_us for group in groups))
-        last = min(self.request.end_us, max(group.high_us for group in groups) + 1)
+        start = max(self.ranges.start_us, min(group.low_us for group in groups))
+        last = min(self.ranges.end_us, max(group.high_us for group in groups) + 1)
         while start < last:
             give_back()
             start, rows = self._window(groups, start, last)
@@ -109,38 +109,41 @@ class Windows:
                 size += part.nbytes
                 if size > _TOO_MUCH * WINDOW_BYTES and end - start > 1:
                     return None
-        return pa.concat_tables(parts) if parts else self.selection.reading.empty_table()
+        return pa.concat_tables(parts) if parts else self.source.reading.empty_table()
 
     def _once(self, rows: pa.Table) -> pa.Table:
         if not _is_sorted(rows):
             keys = [(name, "ascending") for name in _ORDER if name in rows.column_names]
             rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
-        if self.selection.dataset.is_sal:
+        if self.source.counts_once:
             every = rows.num_rows
             rows = count_once(rows)
             self.repeated += every - rows.num_rows
-        return rows.select(self.selection.schema.names)
+        return rows
 
     def _decode(self, group: RowGroup, start: int, end: int) -> pa.Table:
-        with opened(self.selection.snapshot, group.file, group.footer) as parquet:
+        with opened(self.source.store, self.source.relative, group.file, group.footer) as parquet:
             there = set(parquet.schema_arrow.names)
-            names = [name for name in self.selection.reading.names if name in there]
+            names = [name for name in self.source.reading.names if name in there]
             step = max(1, len(names) * DECODED_BYTES // group.size_bytes)
             parts = [
                 parquet.read_row_group(group.index, columns=names[first : first + step], use_threads=True)
                 for first in range(0, len(names), step)
             ]
         columns = {name: column for part in parts for name, column in zip(part.column_names, part.columns, strict=True)}
-        rows = conform(pa.table(columns), self.selection.reading, group.rows)
-        if start <= group.low_us and group.high_us < end:
+        rows = conform(pa.table(columns), self.source.reading, group.rows)
+        if start <= group.low_us and group.high_us < end and self.ranges.cover(group.low_us, group.high_us):
             return rows
-        time = rows["time"].cast(pa.int64())
-        return rows.filter(pc.and_(pc.greater_equal(time, start), pc.less(time, end)))
+        time = rows["time"].cast(pa.int64()).to_numpy()
+        return rows.filter(pa.array((time >= start) & (time < end) & self.ranges.contain(time)))
+
+    def _wants(self, group: RowGroup) -> bool:
+        return bool(self.ranges.within(group.low_us, group.high_us + 1))
 
     def _row_groups(self, file: DataFile, keep_footer: bool) -> list[RowGroup]:
-        with opened(self.selection.snapshot, file) as parquet:
+        with opened(self.source.store, self.source.relative, file) as parquet:
             footer = parquet.metadata
-        names = set(self.selection.reading.names)
+        names = set(self.source.reading.names)
         paths = [footer.schema.column(n).path for n in range(footer.num_columns)]
         columns = [n for n, path in enumerate(paths) if path.partition(".")[0] in names]
         kept = footer if keep_footer else None
@@ -158,11 +161,11 @@ def apart(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:
     """The files in the order of time, in groups that do not overlap one another."""
     group: list[DataFile] = []
     last = 0
-    for file in sorted((file for file in files if file.rows), key=lambda file: (_low(file), file.path)):
-        if group and _low(file) > last:
+    for file in sorted((file for file in files if file.rows), key=lambda file: (low_us(file), file.path)):
+        if group and low_us(file) > last:
             yield group
             group = []
-        last = max(last, _high(file)) if group else _high(file)
+        last = max(last, high_us(file)) if group else high_us(file)
         group.append(file)
     if group:
         yield group
@@ -190,15 +193,14 @@ def window_end(groups: Sequence[RowGroup], start: int, last: int) -> int:
 
 
 @contextmanager
-def opened(snapshot: TableSnapshot, file: DataFile, footer: Any = None) -> Iterator[Any]:
+def opened(store: Store, table: str, file: DataFile, footer: Any = None) -> Iterator[Any]:
     """The file as pyarrow reads it; its footer, where it is known, is not read again.
 
     Raises:
         LostFile: it is not there.
         StoreUnavailable: the store did not answer.
     """
-    store = snapshot.store
-    relative = f"{snapshot.relative}/{file.path}"
+    relative = f"{table}/{file.path}"
     with store.errors(f"read {relative}"):
         try:
             parquet = pq.ParquetFile(
@@ -217,7 +219,7 @@ def _row_group(file: DataFile, footer: Any, index: int, columns: Sequence[int], 
     if statistics is not None and statistics.has_min_max:
         low, high = microseconds(statistics.min), microseconds(statistics.max)
     else:
-        low, high = _low(file), _high(file)
+        low, high = low_us(file), high_us(file)
     size = 0
     for n in columns:
         column = group.column(n)
@@ -229,11 +231,11 @@ def _row_group(file: DataFile, footer: Any, index: int, columns: Sequence[int], 
 _WIDTHS = {"INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}
 
 
-def _low(file: DataFile) -> int:
+def low_us(file: DataFile) -> int:
     return _known(file, file.time_min_us)
 
 
-def _high(file: DataFile) -> int:
+def high_us(file: DataFile) -> int:
     return _known(file, file.time_max_us)
 
 

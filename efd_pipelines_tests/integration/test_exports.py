@@ -21,6 +21,7 @@ from efd_pipelines.archive.slices import SliceUnit
 from efd_pipelines.archive.store import Store
 from efd_pipelines.exports import export
 from efd_pipelines.exports.destination import MANIFEST, NotAnExport
+from efd_pipelines.exports.work import PieceWork
 from efd_pipelines.servers.s3 import S3Server
 from efd_pipelines.settings import Settings
 from efd_pipelines.simulator.replay import replay
@@ -160,19 +161,32 @@ def test_a_failed_export_leaves_nothing_on_s3(
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("where", ["directory", "s3"])
-def test_an_export_killed_anywhere_is_never_taken_for_a_whole_one(
-    s3_builder: ArchiveBuilder, bucket: str, tmp_path: Path, where: str
+def test_an_export_killed_anywhere_is_never_taken_for_a_whole_one_and_goes_on_where_it_was(
+    s3_builder: ArchiveBuilder, bucket: str, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3_builder.add(TEMPERATURE, messages(seconds(0, 300)))
     for n in range(6):
         s3_builder.add(f"lsst.sal.ESS.topic{n}", messages(seconds(0, 300), columns=PRIVATE))
     out = str(tmp_path / "out") if where == "directory" else f"{bucket}/exports/one"
-    for files in (0, 1, 3, 7):
+    for files in (2, 4):
         killed = run_and_kill(s3_builder, out, files)
         assert killed == -signal.SIGKILL
         assert not Store(out, s3_builder.archive.settings).exists(MANIFEST)
+        if where == "s3":
+            place = f"{out}/{TEMPERATURE}".removeprefix("s3://")
+            with pytest.raises(pa.ArrowInvalid, match="unfinished"):
+                pq.read_table(place, filesystem=s3_builder.archive.store.arrow_fs)
+    again: list[str] = []
+    write = PieceWork.write
+
+    def told(self: PieceWork, stage: Any) -> Any:
+        again.append(self.piece.dataset)
+        return write(self, stage)
+
+    monkeypatch.setattr(PieceWork, "write", told)
     result = export(s3_builder.archive, "lsst.sal.ESS.*", "2026-11-16", "2026-11-17", out=out)
     assert (result.made, result.rows, result.files) == (True, 7 * 300, 7)
+    assert len(again) == 1
     expected = {MANIFEST, "README.md", *files_in_manifest(s3_builder, out)}
     assert objects_of(s3_builder, out) == expected
     if where == "directory":
@@ -219,7 +233,9 @@ def run_and_kill(builder: ArchiveBuilder, out: str, files: int) -> int:
     script = """
 import os, sys
 from efd_pipelines.archive.archive import Archive
-from efd_pipelines.exports import destination, export
+from efd_pipelines.exports import export
+from efd_pipelines.exports.bucket import BucketStage
+from efd_pipelines.exports.directory import DirectoryStage
 from efd_pipelines.settings import load_settings
 
 def killing(create):
@@ -233,7 +249,7 @@ def killing(create):
     return counted
 
 left = int(sys.argv[5])
-for stage in (destination._DirectoryStage, destination._BucketStage):
+for stage in (DirectoryStage, BucketStage):
     stage.create = killing(stage.create)
 archive = Archive(load_settings({}, None, archive=sys.argv[1], s3_endpoint=sys.argv[2], s3_region=sys.argv[3]))
 export(archive, "lsst.sal.ESS.*", "2026-11-16", "2026-11-17", out=sys.argv[4])

@@ -23,7 +23,8 @@ from efd_pipelines.settings import Settings, load_settings
 from efd_pipelines_tests.unit.exports.builders import TEMPERATURE, ArchiveBuilder, at, messages, seconds
 
 REQUEST = {"topics": ["a.b"]}
-MANIFEST = json.dumps({"request": REQUEST, "topics": []}).encode()
+FILE = {"path": "topic/part.parquet", "bytes": 1}
+MANIFEST = json.dumps({"request": REQUEST, "topics": [{"files": [FILE]}]}).encode()
 
 
 @pytest.fixture

@@ -179,7 +179,8 @@ def test_the_manifest_tells_files_versions_and_hashes(builder: ArchiveBuilder, t
     (topic,) = manifest["topics"]
     assert manifest["request"] == {
         "topics": [TEMPERATURE], "from": MONDAY.isoformat(), "to": at(60).isoformat(),
-        "fields": ["temperatureItem"], "tier": "raw",
+        "fields": ["temperatureItem"], "tier": "raw", "resample_s": None, "arrays": "archived", "time_scale": "utc",
+        "day_obs": None, "exposures": None,
     }  # fmt: skip
     assert topic["table_version"] == builder.archive.snapshot(_dataset(TEMPERATURE)).version
     assert {one["name"]: one["units"] for one in topic["columns"]}["temperatureItem0"] == "deg_C"
@@ -197,15 +198,19 @@ def test_known_gaps_are_told(builder: ArchiveBuilder, tmp_path: Path) -> None:
     assert TEMPERATURE in result.notes[0]
 
 
+@pytest.mark.parametrize("time_scale", ["utc", "tai"])
 @pytest.mark.parametrize("language", ["Dask", "pandas", "DuckDB", "Polars"])
-def test_the_snippets_in_the_readme_run(builder: ArchiveBuilder, tmp_path: Path, language: str) -> None:
+def test_the_snippets_in_the_readme_run(
+    builder: ArchiveBuilder, tmp_path: Path, language: str, time_scale: str
+) -> None:
     if language == "Dask":
         pytest.importorskip("dask.dataframe")
     builder.add(TEMPERATURE, messages(seconds(0, 50)))
-    export(builder.archive, TEMPERATURE, at(0), at(60), out=str(tmp_path / "out"))
+    result = export(builder.archive, TEMPERATURE, at(0), at(60), out=str(tmp_path / "out"), time_scale=time_scale)
     text = (tmp_path / "out" / "README.md").read_text()
     snippet = text.split(f"## {language}\n")[1].split("```")[1]
     kind, _, code = snippet.partition("\n")
+    assert code == result.open_it[language.lower()] == manifest_of(tmp_path / "out")["open_it"][language.lower()]
     if kind == "sql":
         row = duckdb.connect().execute(code).fetchone()
         assert row is not None
@@ -312,11 +317,11 @@ def test_a_file_that_the_store_has_lost_is_named_and_nothing_appears(builder: Ar
 def test_progress_counts_up_to_all_rows(
     builder: ArchiveBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    builder.add(TEMPERATURE, messages(seconds(0, 500)))
+    builder.add(TEMPERATURE, messages(seconds(0, 18_000, 36)), unit=SliceUnit.HOUR)
     small_files(monkeypatch)
     seen: list[int] = []
     export(
-        builder.archive, TEMPERATURE, at(0), at(600), out=str(tmp_path / "out"),
+        builder.archive, TEMPERATURE, at(0), at(20_000), out=str(tmp_path / "out"),
         progress=lambda dataset, rows, expected: seen.append(rows),
     )  # fmt: skip
     assert len(seen) > 3
@@ -325,8 +330,9 @@ def test_progress_counts_up_to_all_rows(
 
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows, row groups and files of some tens of rows."""
-    from efd_pipelines.exports import parts, stream
+    from efd_pipelines.exports import parts, pieces, stream
 
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 3000)
     monkeypatch.setattr(stream, "WINDOW_BYTES", 3000)
     monkeypatch.setattr(parts, "ROW_GROUP_BYTES", 800)
     monkeypatch.setattr(parts, "FILE_BYTES", 2000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efd_pipelines.exports import parts
-from efd_pipelines.exports.destination import Directory, destination_at
+from efd_pipelines.exports.destination import destination_at
+from efd_pipelines.exports.directory import Directory
 from efd_pipelines.exports.parts import row_groups, write_parts
 from efd_pipelines.settings import load_settings
 
@@ -35,12 +37,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "LEAST_BYTES", 30 * ROW_BYTES)
 
 
+def manifest(written: list[parts.Part]) -> bytes:
+    return json.dumps({"request": {}, "topics": [{"files": [part.to_json() for part in written]}]}).encode()
+
+
 def rows_by_file(tmp_path: Path, tables: list[pa.Table]) -> list[int]:
     destination = destination_at(str(tmp_path / "out"), load_settings({}, None))
     assert isinstance(destination, Directory)
     with destination.stage({}) as stage:
         written = list(write_parts(stage, "topic", SCHEMA, tables))
-        stage.publish(b'{"request": {}}')
+        stage.publish(manifest(written))
     found = [pq.read_metadata(tmp_path / "out" / part.path).num_rows for part in written]
     assert found == [part.rows for part in written]
     assert [part.path for part in written] == sorted(part.path for part in written)

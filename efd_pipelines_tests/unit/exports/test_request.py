@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from efd_pipelines.errors import NameRejected, UnknownDataset, UsageError
-from efd_pipelines.exports.request import Request, Selection, select
+from efd_pipelines.exports.request import Request
+from efd_pipelines.exports.selection import Selection, select
 from efd_pipelines_tests.unit.exports.builders import (
     FORCES,
     PRIVATE,

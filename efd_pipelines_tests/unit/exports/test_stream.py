@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.slices import SliceUnit
 from efd_pipelines.exports import stream
-from efd_pipelines.exports.request import Request, select
+from efd_pipelines.exports.request import Request
+from efd_pipelines.exports.selection import select
 from efd_pipelines.exports.stream import RowGroup, Windows, apart, window_end
 from efd_pipelines_tests.unit.exports.builders import TEMPERATURE, ArchiveBuilder, at, messages, seconds
 
@@ -25,7 +26,7 @@ HOURS = 3600
 def windows_of(builder: ArchiveBuilder, start: float, end: float) -> tuple[Windows, list[pa.Table]]:
     request = Request.of(TEMPERATURE, at(start), at(end), None, "raw")
     (selection,) = select(builder.archive, request)
-    windows = Windows(selection, request)
+    windows = Windows(selection.source, selection.files, selection.ranges)
     return windows, list(windows)
 
 
