@@ -181,6 +181,51 @@ class Publishing(_Section):
         return self
 
 
+class GrowthPeriod(_Section):
+    """From a year on, how much arrives: a measured week, and by how much more or less than it is expected."""
+
+    from_year: int = Field(ge=2021, le=2200)
+    gb_per_week: float = Field(ge=0.0)
+    factor: float = Field(default=1.0, ge=0.0)
+    why: str = ""
+
+
+class Capacity(_Section):
+    """What a store can hold. `capacity_tb` null: not known. `copies`: how many it keeps of each byte."""
+
+    capacity_tb: PositiveFloat | None = None
+    copies: PositiveInt = 1
+
+
+class Growth(_Section):
+    """The assumptions of the table of growth (seed 001's table 3), each by its name; TB are 10¹² bytes."""
+
+    base_year: int = Field(default=2023, ge=2021, le=2200)
+    last_year: int = Field(default=2035, ge=2021, le=2200)
+    stored_tb: float = Field(default=0.0, ge=0.0)
+    margin_tb: float = Field(default=0.0, ge=0.0)
+    replication_factor: PositiveInt = 1
+    data_nodes: PositiveInt = 1
+    disk_tb: PositiveFloat = 30.0
+    duty_cycle: float = Field(default=1.0, ge=0.0, le=1.0)
+    weeks_per_year: PositiveFloat = 52.0
+    round_up_tb: float = Field(default=0.0, ge=0.0)
+    periods: tuple[GrowthPeriod, ...] = ()
+    published_mb: dict[Literal["telemetry", "event"], dict[str, float]] = {}
+    split_below_tb: PositiveFloat = 30.0
+    warn_months: PositiveFloat = 6.0
+    stores: dict[str, Capacity] = {}
+
+    @model_validator(mode="after")
+    def _years_rise(self) -> Self:
+        if self.last_year < self.base_year:
+            raise ValueError("last_year is before base_year")
+        years = [period.from_year for period in self.periods]
+        if years != sorted(set(years)):
+            raise ValueError("the periods' from_year must rise")
+        return self
+
+
 class ExposureJoin(_Section):
     """One instrument whose exposures telemetry is joined to."""
 
@@ -212,6 +257,7 @@ class Configuration(_Section):
     sealing: Sealing = Sealing()
     retention: Retention = Retention()
     publishing: Publishing = Publishing()
+    growth: Growth = Growth()
     exposures: tuple[ExposureJoin, ...] = ()
 
     @model_validator(mode="after")

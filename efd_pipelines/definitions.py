@@ -24,6 +24,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
         checks,
         consdb,
         exposures,
+        growth,
         jobs,
         publishing,
         reports,
@@ -46,16 +47,24 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
         *publishing.ASSETS,
         consdb.consdb_1s,
         reports.storage_throughput,
+        growth.storage_growth,
     ]
     return dg.Definitions(
         assets=[*fixed, *exposures.exposure_assets(configuration.exposures)],
-        asset_checks=[checks.archive_checks, tier_checks.tier_checks, retention.expired_is_covered, *publishing.CHECKS],
+        asset_checks=[
+            checks.archive_checks,
+            tier_checks.tier_checks,
+            retention.expired_is_covered,
+            *publishing.CHECKS,
+            growth.stores_have_room,
+        ],
         jobs=jobs.JOBS,
         schedules=[
             *schedules.SCHEDULES,
             retention.expire_schedule(configuration, policy),
             consdb.consdb_schedule(configuration),
             aggregated.aggregated_schedule(configuration),
+            growth.growth_schedule,
         ],
         sensors=sensors.SENSORS,
         resources={"deployment": Deployment(), **resources},

@@ -29,6 +29,7 @@ from efd_pipelines.cli import (
     demo,
     exports,
     exposures,
+    growth,
     publish,
     quarantine,
     reindex,
@@ -68,6 +69,7 @@ app.add_typer(publish.app, name="publish")
 consdb.add_to(publish.app)
 aggregated.add_to(publish.app)
 app.add_typer(exposures.app, name="exposures")
+growth.add_to(reports.app)
 app.add_typer(reports.app, name="report")
 app.add_typer(retention.app, name="retention")
 exports.add_to(app)

@@ -17,6 +17,7 @@ from efd_pipelines.defs.consdb import publish_consdb
 from efd_pipelines.defs.dead_letters import replay_dead_letters
 from efd_pipelines.defs.exports import export_dataset, export_if_asked
 from efd_pipelines.defs.exposures import join_new_exposures
+from efd_pipelines.defs.growth import weekly_growth
 from efd_pipelines.defs.maintenance import complete_ledger, forget_old_runs
 from efd_pipelines.defs.publishing import CHECKS, publish
 from efd_pipelines.defs.reports import report_storage, storage_throughput
@@ -132,6 +133,7 @@ JOBS: list[Any] = [
     merge,
     verify,
     weekly_report,
+    weekly_growth,
     export,
     backfill_archive,
     heal_archive,

@@ -27,6 +27,7 @@ ASSETS = {
     "influx_events",
     "consdb_1s",
     "storage_throughput",
+    "storage_growth",
     "cdb_lsstcam/exposure",
     "efd_lsstcam/exposure_efd",
 }
@@ -42,6 +43,7 @@ JOBS = {
     "merge",
     "verify",
     "weekly_report",
+    "weekly_growth",
     "export",
     "backfill_archive",
     "heal_archive",
@@ -53,6 +55,7 @@ JOBS = {
 SENSORS = {"discover", "drain", "summarise", "publish", "join"}
 SCHEDULES = {
     "weekly_report",
+    "weekly_growth",
     "daily_round",
     "verify",
     "merge",
@@ -71,6 +74,7 @@ CHECKS = {
     "every_record_once",
     "expired_is_covered",
     "point_counts_equal",
+    "stores_have_room",
     "tier_coverage",
     "tier_counts",
     "tier_order",

@@ -64,6 +64,7 @@ def test_all_commands_of_the_interface_are_there() -> None:
         "exposures explain",
         "exposures verify",
         "report storage",
+        "report growth",
         "retention show",
         "retention plan",
         "retention apply",
