@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from efd_pipelines.archive.files import sort_rows
 from efd_pipelines.archive.reading import conform
 from efd_pipelines.client.fields import Wanted, answer_schema, answered, columns_by_name, wanted
 from efd_pipelines.client.provenance import Source
@@ -145,7 +144,7 @@ class InfluxPortion:
         device = [self.device[0]] if self.device else []
         schema = pa.schema([known[name] for name in dict.fromkeys([*wanted_names, *device])])
         there = [name for name in schema.names if name in set(rows.column_names)]
-        whole = sort_rows(conform(rows.select(there), schema, rows.num_rows))
+        whole = conform(rows.select(there), schema, rows.num_rows)
         if self.device is not None:
             whole = whole.filter(pc.equal(whole[self.device[0]], self.device[1]))
         return answered(whole, self.parts, self.schema)
