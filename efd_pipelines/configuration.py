@@ -32,6 +32,10 @@ from efd_pipelines.topics.names import Dataset, Kind, match
 DEFAULT_FILE = Path(__file__).with_name("default.yaml")
 OTHER_SUBSYSTEM = "other"
 
+INSTRUMENT = r"^[a-z][a-z0-9]{0,30}$"
+CAMERAS = {"lsstcam": "MTCamera", "lsstcomcam": "CCCamera", "latiss": "ATCamera"}
+"""The camera component of each of the observatory's instruments."""
+
 SliceUnitName = Literal["hour", "day", "week"]
 
 
@@ -229,9 +233,16 @@ class Growth(_Section):
 class ExposureJoin(_Section):
     """One instrument whose exposures telemetry is joined to."""
 
-    instrument: str = Field(pattern=r"^[a-z][a-z0-9]{0,30}$")
+    instrument: str = Field(pattern=INSTRUMENT)
     config: str = "builtin:demo"
     padding_s: float = Field(default=0.0, ge=0.0)
+    camera: str = ""
+
+    @property
+    def end_readout(self) -> str | None:
+        """The topic whose event says that an exposure has been read out; None where the camera is not known."""
+        camera = self.camera or CAMERAS.get(self.instrument)
+        return f"lsst.sal.{camera}.logevent_endReadout" if camera else None
 
     @property
     def exposure_schema(self) -> str:
@@ -240,6 +251,56 @@ class ExposureJoin(_Section):
     @property
     def result_schema(self) -> str:
         return f"efd_{self.instrument}"
+
+
+class ExportRequest(_Section):
+    """An export that is made again and again, of the last whole period before its time.
+
+    `out` has {period} and may have {name}; `schedule` is a cron line in UTC, null for none. See docs/exports.md.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")
+    topics: tuple[str, ...] = Field(min_length=1)
+    fields: tuple[str, ...] = ()
+    tier: Literal["raw", "1s", "1m", "1h"] = "raw"
+    resample: str | None = None
+    arrays: Literal["archived", "flat", "list"] = "archived"
+    time_scale: Literal["utc", "tai", "both"] = "utc"
+    exposures: str | None = None
+    visits: str | None = None
+    padding_s: float = Field(default=0.0, ge=0.0)
+    period: Literal["day_obs", "day", "week", "month"] = "day_obs"
+    out: str
+    schedule: str | None = "0 15 * * *"
+    keep_days: PositiveFloat | None = None
+    limit_gb: PositiveFloat | None = 100.0
+
+    @field_validator("out")
+    @classmethod
+    def _is_a_place(cls, out: str) -> str:
+        try:
+            place = out.format(name="x", period="x")
+        except (KeyError, IndexError, ValueError):
+            place = ""
+        if "{period}" not in out.rpartition("/")[2] or not place.startswith(("/", "s3://", "./")):
+            raise ValueError("must be a directory (/… or ./…) or s3://…, with {period} in its last part")
+        return out
+
+    @field_validator("schedule")
+    @classmethod
+    def _is_a_cron_line(cls, schedule: str | None) -> str | None:
+        if schedule is not None and not re.fullmatch(r"(\S*[0-9A-Za-z*]\S*)( \S*[0-9A-Za-z*]\S*){4}", schedule):
+            raise ValueError("must be a cron line of five fields, as `0 15 * * *`")
+        return schedule
+
+    def place(self, period: str) -> str:
+        """Where the export of a period goes."""
+        return self.out.format(name=self.name, period=period)
+
+    @property
+    def parent(self) -> str:
+        """The directory or prefix in which all of them lie."""
+        return self.place("x").rpartition("/")[0]
 
 
 class Configuration(_Section):
@@ -259,6 +320,14 @@ class Configuration(_Section):
     publishing: Publishing = Publishing()
     growth: Growth = Growth()
     exposures: tuple[ExposureJoin, ...] = ()
+    exports: tuple[ExportRequest, ...] = ()
+
+    @model_validator(mode="after")
+    def _exports_are_distinct(self) -> Self:
+        names = [export.name for export in self.exports]
+        if len(set(names)) < len(names):
+            raise ValueError("a name stands twice in `exports`")
+        return self
 
     @model_validator(mode="after")
     def _instruments_are_distinct(self) -> Self:
@@ -318,11 +387,30 @@ def load_configuration(path: Path | None = None) -> Configuration:
     if path is not None:
         own = _read(path)
         merged.update(own)
+        if own.get("exposures_from") and "exposures" not in own:
+            merged["exposures"] = ()
         lines = lines | _lines(path)
     try:
-        return Configuration.model_validate(merged)
+        configuration = Configuration.model_validate(merged)
     except ValidationError as error:
         raise ConfigurationError(_explained(error, path or DEFAULT_FILE, lines)) from error
+    return _with_found(configuration, (path or DEFAULT_FILE).parent)
+
+
+def _with_found(configuration: Configuration, beside: Path) -> Configuration:
+    """With the instruments whose files are in the directory `exposures_from`; those of `exposures` stay as they are."""
+    if configuration.exposures_from is None:
+        return configuration
+    directory = beside / configuration.exposures_from
+    if not directory.is_dir():
+        raise ConfigurationError(f"The directory of `exposures_from`, {directory}, is not there")
+    named = {join.instrument for join in configuration.exposures}
+    files = {file.stem.removeprefix("config_"): file for file in sorted(directory.glob("config_*.yaml"))}
+    wrong = [file for name, file in files.items() if re.match(INSTRUMENT, name) is None]
+    if wrong:
+        raise ConfigurationError(f"{wrong[0]} names no instrument: config_<instrument>.yaml, in small letters")
+    found = [ExposureJoin(instrument=name, config=str(file)) for name, file in files.items() if name not in named]
+    return configuration.model_copy(update={"exposures": (*configuration.exposures, *found)})
 
 
 def _read(path: Path) -> Mapping[str, Any]:

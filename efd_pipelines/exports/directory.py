@@ -14,6 +14,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,33 @@ class DirectoryStage:
                 else:
                     flush(Path(directory))
         self.directory.swap()
+
+
+def left_behind(place: str, before: datetime) -> list[Path]:
+    """What interrupted exports left in a directory, and nobody has touched since a time."""
+    if not Path(place).is_dir():
+        return []
+    found = []
+    for path in sorted(Path(place).glob(".*.partial")):
+        progress = path.with_name(path.name.removesuffix(".partial") + ".progress")
+        touched = max(one.stat().st_mtime for one in (path, progress) if one.exists())
+        if path.is_dir() and touched < before.timestamp():
+            found.append(path)
+    return found
+
+
+def remove_left_behind(staging: Path) -> bool:
+    """Removes what an interrupted export left, unless somebody goes on with it right now; whether it is gone."""
+    lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(staging.with_name(staging.name.removesuffix(".partial") + ".progress"), ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return not staging.exists()
 
 
 def _are_there(directory: Path, files: Mapping[str, int]) -> bool:
