@@ -303,6 +303,18 @@ class ExportRequest(_Section):
         return self.place("x").rpartition("/")[0]
 
 
+class Reports(_Section):
+    """What the storage report draws and asks beside the archive.
+
+    `annotations`: a YAML file of what happened, relative to this one; `influx_report`: a file that `influx_inspect
+    report-disk -detailed` wrote; `limits_mb_s`: rates, by name, that the hourly rates are shown against.
+    """
+
+    annotations: str | None = None
+    influx_report: str | None = None
+    limits_mb_s: dict[str, PositiveFloat] = {}
+
+
 class Configuration(_Section):
     """What one deployment does with which topics. Globs are case-sensitive; the first match decides."""
 
@@ -319,7 +331,9 @@ class Configuration(_Section):
     retention: Retention = Retention()
     publishing: Publishing = Publishing()
     growth: Growth = Growth()
+    reports: Reports = Reports()
     exposures: tuple[ExposureJoin, ...] = ()
+    exposures_from: str | None = None
     exports: tuple[ExportRequest, ...] = ()
 
     @model_validator(mode="after")

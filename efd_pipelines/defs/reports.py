@@ -39,9 +39,7 @@ _OF_THE_WEEK = dg.MultiToSingleDimensionPartitionMapping("week")
     metadata=column_schema(
         [
             column("week", "string", "Monday of the week"),
-            column(
-                "store", "string", "received (Avro bytes of Kafka's records), archive, tier_1s …, kafka, influxdb …"
-            ),
+            column("store", "string", "received (Avro bytes from Kafka), archive, tier_1s …, kafka, influxdb …"),
             column("topic", "string", "Dataset; empty where the store does not tell topics apart"),
             column("component", "string", "Its component (CSC)"),
             column("subsystem", "string", "Its component's group"),
