@@ -15,7 +15,7 @@ from efd_pipelines.defs.archive import drain_backlog, drain_whole_backlog, raw_a
 from efd_pipelines.defs.checks import archive_checks
 from efd_pipelines.defs.consdb import publish_consdb
 from efd_pipelines.defs.dead_letters import replay_dead_letters
-from efd_pipelines.defs.exports import export_dataset, export_if_asked
+from efd_pipelines.defs.exports import export_dataset, export_if_asked, requested_exports
 from efd_pipelines.defs.exposures import join_new_exposures
 from efd_pipelines.defs.growth import weekly_growth
 from efd_pipelines.defs.maintenance import complete_ledger, forget_old_runs
@@ -63,8 +63,8 @@ def join() -> None:
 def export() -> None:
     """Writes topics of a time range as a directory of sorted Parquet for Dask, pandas, DuckDB.
 
-    Fill in the form of the launchpad: topics, from, to, out; fields and tier if you like. The run's output says where
-    it is and how to open it.
+    Fill in the form of the launchpad: topics, from and to (or day_obs, or exposures), out; fields, tier and form if you
+    like. The run's output says where it is and how to open it. A run that failed on the way goes on when run again.
     """
     export_dataset()
 
@@ -135,6 +135,7 @@ JOBS: list[Any] = [
     weekly_report,
     weekly_growth,
     export,
+    requested_exports,
     backfill_archive,
     heal_archive,
     restore,

@@ -45,6 +45,7 @@ JOBS = {
     "weekly_report",
     "weekly_growth",
     "export",
+    "requested_exports",
     "backfill_archive",
     "heal_archive",
     "restore",
