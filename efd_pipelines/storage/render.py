@@ -17,20 +17,33 @@ from efd_pipelines.times import Week
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE, TEXT, PICTURE = "throughput.parquet", "throughput.md", "throughput.png"
+    from efd_pipelines.storage.page import Section
+
+TABLE, TEXT, PICTURE, PAGE = "throughput.parquet", "throughput.md", "throughput.png", "throughput.html"
 TOPICS_SHOWN = 50
 LOCAL = ZoneInfo("America/Santiago")
 
 
-def documents(report: StorageReport) -> dict[str, bytes]:
+def documents(report: StorageReport, more: Sequence[Section] = ()) -> dict[str, bytes]:
     """The report's files by name; the text comes last: what it points to is there by then."""
     from efd_pipelines.storage.chart import picture
 
     return {
         TABLE: report.gathered.parquet,
         PICTURE: picture(report),
+        PAGE: html(report, more).encode(),
         TEXT: markdown(report).encode(),
     }
+
+
+def html(report: StorageReport, more: Sequence[Section] = ()) -> str:
+    """The report as one page that needs no network; `more` are sections after its own."""
+    from efd_pipelines.storage.page import page
+    from efd_pipelines.storage.sections import sections
+
+    title = f"What the EFD's data takes: {period(report.weeks)}"
+    notes = " ".join([_bounds(report), f"Sizes are {report.measure.value} where nothing else is said.", *report.notes])
+    return page(title, notes.strip(), report.missing, [*sections(report), *more])
 
 
 def markdown(report: StorageReport, picture: str = PICTURE) -> str:

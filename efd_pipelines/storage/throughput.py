@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from efd_pipelines.errors import ArchiveError, ServiceUnavailable, UsageError
+from efd_pipelines.errors import ArchiveError, EfdError, ServiceUnavailable, UsageError
+from efd_pipelines.storage.annotations import Annotation, all_annotations
 from efd_pipelines.storage.gathering import Gathered, gather, of_topics, period_before
 from efd_pipelines.storage.ledgered import Collected, collected
 from efd_pipelines.storage.sizes import Measure, published_sizes
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.storage.page import Section
+
+More = Callable[["StorageReport"], Sequence["Section"]]
+"""Sections of the page that a caller adds to the report's own."""
 
 SECTIONS: Mapping[str, Kind] = {
     "telemetry": Kind.TELEMETRY,
@@ -58,6 +63,7 @@ class StorageReport:
     last_at: str
     notes: tuple[str, ...]
     missing: tuple[str, ...]
+    annotations: tuple[Annotation, ...] = ()
     files: tuple[str, ...] = ()
 
     def section(self, name: str) -> pd.DataFrame:
@@ -119,10 +125,11 @@ def storage_report(
     start: Week | datetime | None = None,
     end: Week | datetime | None = None,
     sizes: Path | None = None,
+    more: More | None = None,
 ) -> StorageReport:
     """The storage report of a week, of a range of weeks, or of published sizes, kept in the archive.
 
-    Written to `<archive>/reports/storage/<week>/` as Parquet (a row per week and topic), Markdown and a
+    Written to `<archive>/reports/storage/<week>/` as Parquet (a row per week, store and topic), a page, Markdown and a
     picture; the same ledger gives the same files. The ledger is brought up to date first; where that fails
     the report is made all the same and `missing` says what may lack.
 
@@ -132,6 +139,7 @@ def storage_report(
         start: beginning of a range; widened to whole weeks.
         end: end of the range, excluded; without it the newest week that has rows is the last.
         sizes: a directory of published tables that is reported instead of the archive.
+        more: gives sections that the page has after the report's own.
 
     Raises:
         UsageError: no such period, or `sizes` is no such directory.
@@ -146,7 +154,7 @@ def storage_report(
         raise UsageError("A report needs an archive or published sizes", remedy="Set EFD_ARCHIVE.")
     else:
         report = measure(archive, week, start, end)
-    return report if archive is None else write(archive, report)
+    return report if archive is None else write(archive, report, more)
 
 
 def measure(
@@ -156,7 +164,7 @@ def measure(
     end: Week | datetime | None = None,
 ) -> StorageReport:
     """The report of a period, without keeping it; arguments and errors as for `storage_report`."""
-    missing = _catch_up(archive)
+    missing = list(_catch_up(archive))
     found = collected(archive)
     weeks, notes = _period(week, start, end, found.newest)
     before = period_before(weeks)
@@ -164,17 +172,19 @@ def measure(
     outside = _outside(found, weeks)
     last_at = max((found.last_at_us[week.key] for week in weeks if week.key in found.last_at_us), default=None)
     newest = "" if last_at is None else f"{from_microseconds(last_at):%Y-%m-%d %H:%M:%S}"
-    report = _report(gathered, Measure.AVRO, weeks, missing)
+    none: list[Annotation] = []
+    known = _asked(lambda: all_annotations(archive), "Annotations", missing, none)
+    report = replace(_report(gathered, Measure.AVRO, weeks, missing), annotations=tuple(known))
     remarks = _remarks(report, outside, newest)
     return replace(report, outside=outside, last_at=newest, notes=(*notes, *remarks))
 
 
-def write(archive: Archive, report: StorageReport) -> StorageReport:
+def write(archive: Archive, report: StorageReport, more: More | None = None) -> StorageReport:
     """The report with the addresses of its files, after writing each of them atomically."""
     from efd_pipelines.storage.render import documents
 
     written = []
-    for name, content in documents(report).items():
+    for name, content in documents(report, more(report) if more is not None else ()).items():
         relative = f"{DIRECTORY}/{report.key}/{name}"
         archive.store.write_bytes(relative, content)
         written.append(archive.store.uri(relative))
@@ -188,6 +198,18 @@ def _catch_up(archive: Archive) -> tuple[str, ...]:
     except (ServiceUnavailable, ArchiveError) as error:
         return (f"The ledger may lag behind the archive: {error}",)
     return ()
+
+
+Answer = TypeVar("Answer")
+
+
+def _asked(question: Callable[[], Answer], what: str, missing: list[str], otherwise: Answer) -> Answer:
+    """An answer, or what stands for it, with a line about what is missing: the report is made all the same."""
+    try:
+        return question()
+    except EfdError as error:
+        missing.append(f"{what}: {error}")
+        return otherwise
 
 
 def _period(
