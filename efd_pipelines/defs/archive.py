@@ -17,6 +17,7 @@ from efd_pipelines.defs.failures import Explained, explained
 from efd_pipelines.defs.history import POOL as HISTORY_POOL
 from efd_pipelines.defs.history import HealConfig, heal_partitions
 from efd_pipelines.defs.metadata import OWNERS, Metadata, column, column_schema, megabytes, table
+from efd_pipelines.defs.new_exposures import due_topics, waiting_topics
 from efd_pipelines.defs.sources import kafka_topics
 from efd_pipelines.partitions import COMPONENT_WEEKS, ComponentWeek, check_components
 from efd_pipelines.resources import Deployment
@@ -131,6 +132,9 @@ class DrainConfig(dg.Config):
     everything: bool = Field(
         default=False, description="Also topics whose turn has not come: see `freshness` in EFD_CONFIG."
     )
+    exposures: bool = Field(
+        default=False, description="Also topics that exposure joins read, whether their turn has come or not."
+    )
     until_caught_up: bool = Field(
         default=False, description="Read again until nothing is left, also of what arrives meanwhile."
     )
@@ -166,24 +170,10 @@ def _chosen(context: dg.OpExecutionContext, config: DrainConfig, archive: "Archi
         return {"components": check_components(context.instance, config.components)}
     if config.everything and not config.group:
         return {}
-    topics = due_topics(archive, config.everything).get(config.group, [])
+    waiting = waiting_topics(archive)
+    due = due_topics(archive, waiting, everything=config.everything, exposures=config.exposures)
+    topics = due.get(config.group, [])
     return {"topics": topics} if topics else None
-
-
-def due_topics(archive: "Archive", everything: bool = False) -> dict[str, list[str]]:
-    """Kafka topics with a backlog whose turn has come, by drain group; under "" those of all groups.
-
-    Raises:
-        KafkaUnavailable, StoreUnavailable: a service did not answer.
-    """
-    from efd_pipelines.archive.backlog import backlog
-
-    groups: dict[str, list[str]] = {name: [] for name in ("", *archive.settings.configuration.drain_groups)}
-    for one in backlog(archive, archive.settings):
-        if one.due or everything:
-            groups[archive.settings.configuration.drain_group_of(one.dataset.component)].append(one.topic)
-            groups[""].append(one.topic)
-    return groups
 
 
 def _drain(

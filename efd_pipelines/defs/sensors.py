@@ -12,10 +12,21 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from efd_pipelines.defs import jobs
-from efd_pipelines.defs.archive import due_topics, raw_archive
-from efd_pipelines.defs.events import DAY_S, RAW, changes, months_since, untold
+from efd_pipelines.defs.archive import raw_archive
+from efd_pipelines.defs.events import DAY_S, RAW, changes, untold
 from efd_pipelines.defs.failures import explained
+from efd_pipelines.defs.new_exposures import (
+    DAYS_JOINED,
+    cursor_of,
+    due_topics,
+    groups_read_out,
+    look_for_exposures,
+    pending_of,
+    waiting_topics,
+    why_not_join,
+)
 from efd_pipelines.defs.publishing import publish_sensor
+from efd_pipelines.defs.runs import archived_at_s, in_progress, why_not
 from efd_pipelines.defs.sealing import news_of_seals
 from efd_pipelines.defs.sources import discovered_within
 from efd_pipelines.errors import SettingsError
@@ -25,26 +36,10 @@ from efd_pipelines.resources import Deployment
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
 
-LATEST_S = 3600.0
-"""A job that finds its own work looks at least so often, whatever the sensor believes."""
-
-RETRY_S = 600.0
-"""How long after a run failed the next one is requested: its cause is seldom gone at once."""
-
 BUDGET_S = 25.0
 """How long a tick may wait for the catalogue; Dagster ends one that takes 60 s. What takes longer is a run."""
 
-_CLOCK_SKEW_S = 5.0
 _ON = dg.DefaultSensorStatus.RUNNING
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-_FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-_SUCCEEDED = [dg.DagsterRunStatus.SUCCESS]
 
 
 @dg.sensor(
@@ -97,7 +92,8 @@ def _noticed(lines: list[str]) -> str:
     job=jobs.drain,
     minimum_interval_seconds=30,
     default_status=_ON,
-    description="One run for each drain group that has something due, or whose last news Dagster has not been told of.",
+    description="One run for each drain group that has something due, or whose last news Dagster has not been told of; "
+    "when a camera has read out an exposure, for all groups whose topics are joined to it.",
 )
 def drain(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.SensorResult:
     try:
@@ -106,17 +102,30 @@ def drain(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.Sen
     except SettingsError as error:
         return dg.SensorResult(skip_reason=str(error))
     with explained():
-        due = {group for group, topics in due_topics(archive).items() if group and topics}
-        return drain_requests(context.instance, due | set(_groups_with_news(context.instance, archive)))
+        waiting = waiting_topics(archive)
+        due = {group for group, topics in due_topics(archive, waiting).items() if group and topics}
+        groups = archive.settings.configuration.drain_groups
+        read_out = groups_read_out(archive, waiting) | (set(groups) & _left_over(context.cursor))
+        due |= read_out | set(_groups_with_news(context.instance, archive))
+        result = drain_requests(context.instance, due, read_out)
+    requested = {request.tags[jobs.DRAIN_GROUP] for request in result.run_requests or []}
+    # A group that was busy when its camera read out is drained when it is free; the event itself is archived by then.
+    return result._replace(cursor=" ".join(sorted(read_out - requested)))
 
 
-def drain_requests(instance: dg.DagsterInstance, due: Collection[str]) -> dg.SensorResult:
-    """A run for each group that is due, save those that one is under way for."""
+def _left_over(cursor: str | None) -> set[str]:
+    return set((cursor or "").split())
+
+
+def drain_requests(
+    instance: dg.DagsterInstance, due: Collection[str], read_out: Collection[str] = ()
+) -> dg.SensorResult:
+    """A run for each group that is due, save those that one is under way for; `read_out` of an exposure just ended."""
     busy = {group for group in due if in_progress(instance, "drain", {jobs.DRAIN_GROUP: group})}
     requests = [
         dg.RunRequest(
             job_name="drain",
-            run_config={"ops": {"drain_backlog": {"config": {"group": group}}}},
+            run_config={"ops": {"drain_backlog": {"config": _drain_config(group, group in read_out)}}},
             tags={jobs.DRAIN_GROUP: group},
         )
         for group in sorted(due)
@@ -125,6 +134,10 @@ def drain_requests(instance: dg.DagsterInstance, due: Collection[str]) -> dg.Sen
     if requests:
         return dg.SensorResult(run_requests=requests)
     return dg.SensorResult(skip_reason=f"Under way: {', '.join(sorted(busy))}." if busy else "Nothing is due.")
+
+
+def _drain_config(group: str, exposures: bool) -> dict[str, object]:
+    return {"group": group, "exposures": True} if exposures else {"group": group}
 
 
 def _groups_with_news(instance: dg.DagsterInstance, archive: "Archive") -> Iterable[str]:
@@ -150,63 +163,33 @@ def summarise(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg
 @dg.sensor(
     name="join",
     job=jobs.join,
-    # With the drains' two minutes before it, five more would be over the five minutes that a value may take.
-    minimum_interval_seconds=60,
+    minimum_interval_seconds=30,
     default_status=_ON,
-    description="A run when the archive has changed since the last one began, and every hour.",
+    description="A run for all exposures that have ended and were not computed yet; every ten minutes one for late "
+    "telemetry where the archive has changed. The cursor saves looking at old days: without it they are looked at.",
 )
 def join(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.SensorResult:
     with explained():
         archive = deployment.archive()
         if not archive.settings.configuration.exposures:
             return dg.SensorResult(skip_reason="No instrument is configured (`exposures` of EFD_CONFIG).")
-        recent = {"ops": {"join_new_exposures": {"config": {"days": 14.0}}}}
-        return _when_archived(context.instance, archive, "join", recent)
+        before = pending_of(context.cursor)
+        pending = look_for_exposures(archive.settings, before)
+        reason = why_not_join(context.instance, pending, before, archived_at_s(archive))
+        if reason is not None:
+            # What was found and not requested stays new: the cursor tells of requests.
+            return dg.SensorResult(skip_reason=reason)
+        recent = {"ops": {"join_new_exposures": {"config": {"days": DAYS_JOINED}}}}
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_config=recent)], cursor=cursor_of(pending))
 
 
 def _when_archived(
     instance: dg.DagsterInstance, archive: "Archive", job: str, run_config: Mapping[str, object]
 ) -> dg.SensorResult:
-    reason = why_not(instance, job, _archived_at_s(archive), time.time())
+    reason = why_not(instance, job, archived_at_s(archive), time.time())
     if reason is not None:
         return dg.SensorResult(skip_reason=reason)
     return dg.SensorResult(run_requests=[dg.RunRequest(run_config=dict(run_config))])
-
-
-def _archived_at_s(archive: "Archive") -> float | None:
-    """When the archive changed last, by the ledger, in unix seconds; None where it is empty."""
-    import pyarrow.compute as pc
-
-    ledger = archive.ledger.table(months_since(time.time() - 30 * DAY_S))
-    newest = pc.max(ledger.filter(pc.equal(ledger["table"], RAW))["at"]).as_py()
-    return None if newest is None else float(newest.timestamp())
-
-
-def why_not(instance: dg.DagsterInstance, job: str, changed_s: float | None, now: float) -> str | None:
-    """Why a job that finds its own work need not run now; None where it should."""
-    if changed_s is None:
-        return "Nothing was archived in the last 30 days."
-    if in_progress(instance, job):
-        return "A run is under way."
-    failed, done = _latest(instance, job, _FAILED), _latest(instance, job, _SUCCEEDED)
-    if failed is not None and (failed.end_time or now) > (done.end_time or 0.0 if done else 0.0):
-        if now - (failed.end_time or now) < RETRY_S:
-            return f"The last run failed less than {RETRY_S / 60:.0f} minutes ago."
-        return None
-    if done is None or done.start_time is None:
-        return None
-    if changed_s > done.start_time - _CLOCK_SKEW_S or now - done.start_time > LATEST_S:
-        return None
-    return "Nothing has been archived since the last run began."
-
-
-def in_progress(instance: dg.DagsterInstance, job: str, tags: Mapping[str, str] | None = None) -> bool:
-    """Whether a run of a job is queued or under way."""
-    return instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=_UNFINISHED, tags=dict(tags or {}))) > 0
-
-
-def _latest(instance: dg.DagsterInstance, job: str, statuses: list[dg.DagsterRunStatus]) -> dg.RunRecord | None:
-    return next(iter(instance.get_run_records(dg.RunsFilter(job_name=job, statuses=statuses), limit=1)), None)
 
 
 SENSORS = [discover, drain, summarise, publish_sensor, join]

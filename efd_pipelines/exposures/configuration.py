@@ -8,6 +8,7 @@ are joined, and with which file: `configured.py`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -260,8 +261,9 @@ def load_transformation(config: str) -> Transformation:
     return parse_transformation(_text_of(config), config)
 
 
+@functools.lru_cache(maxsize=16)
 def parse_transformation(text: str, source: str) -> Transformation:
-    """The configuration of a YAML text; `source` names it in messages.
+    """The configuration of a YAML text; `source` names it in messages. Kept: it takes a second, and ticks ask for it.
 
     Raises:
         TransformationError: as `load_transformation`.

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from efd_pipelines.configuration import ExposureJoin
 from efd_pipelines.errors import UsageError
-from efd_pipelines.exposures.configuration import load_transformation
+from efd_pipelines.exposures.configuration import TransformationError, load_transformation
 from efd_pipelines.settings import Settings
 from efd_pipelines.topics.names import Dataset, nearest
 
@@ -56,11 +57,15 @@ def join_with_column(settings: Settings, column: str) -> ExposureJoin:
     raise UsageError(f"No configured instrument has a column {column}{hint}", remedy="Give --config and its file.")
 
 
-def datasets_read(settings: Settings) -> frozenset[Dataset]:
-    """The datasets that any configured join reads: what is to be archived within minutes.
+def datasets_read(joins: Iterable[ExposureJoin]) -> frozenset[Dataset]:
+    """The datasets that joins read: what is to be archived within minutes.
 
-    Raises:
-        TransformationError: a configured file is wrong.
+    A join whose configuration is wrong has none: it must keep no record out of the archive.
     """
-    joins = settings.configuration.exposures
-    return frozenset(dataset for join in joins for dataset in load_transformation(join.config).datasets)
+    found: set[Dataset] = set()
+    for join in joins:
+        try:
+            found.update(load_transformation(join.config).datasets)
+        except TransformationError:
+            continue  # Its asset's description says what is wrong, and so does each of its runs.
+    return frozenset(found)

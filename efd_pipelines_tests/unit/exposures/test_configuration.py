@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from efd_pipelines.configuration import Configuration, ExposureJoin, load_configuration
+from efd_pipelines.configuration import Configuration, ConfigurationError, ExposureJoin, load_configuration
 from efd_pipelines.errors import UsageError
 from efd_pipelines.exposures.configuration import (
     TransformationError,
@@ -182,7 +182,8 @@ def test_a_join_is_found_by_instrument_by_file_and_by_the_files_name(tmp_path: P
 
 
 def test_the_datasets_that_joins_read_are_known_without_a_database() -> None:
-    names = {dataset.text for dataset in datasets_read(settings_with(ExposureJoin(instrument="lsstcam")))}
+    joins = (ExposureJoin(instrument="gone", config="/nowhere.yaml"), ExposureJoin(instrument="lsstcam"))
+    names = {dataset.text for dataset in datasets_read(joins)}
     assert {"lsst.sal.MTMount.azimuth", "lsst.sal.ESS.temperature"} <= names
 
 
@@ -196,3 +197,28 @@ def test_a_column_finds_its_instrument(tmp_path: Path) -> None:
     both = settings_with(latiss, ExposureJoin(instrument="lsstcam", config=latiss.config))
     with pytest.raises(UsageError, match=r"Several instruments.*latiss, lsstcam"):
         join_with_column(both, "mine")
+
+
+def test_instruments_are_found_in_the_directory_of_their_configurations(tmp_path: Path) -> None:
+    (tmp_path / "joins").mkdir()
+    for name in ("config_latiss.yaml", "config_lsstcam.yaml", "other.yaml"):
+        (tmp_path / "joins" / name).write_text("version: 1.0.0\ncolumns: []\n")
+    file = tmp_path / "efd.yaml"
+    file.write_text("exposures_from: joins\n")
+    found = load_configuration(file).exposures
+    paths = [str(tmp_path / "joins" / f"config_{name}.yaml") for name in ("latiss", "lsstcam")]
+    assert [(join.instrument, join.config) for join in found] == list(zip(("latiss", "lsstcam"), paths, strict=True))
+    file.write_text("exposures_from: joins\nexposures: [{instrument: lsstcam, padding_s: 2}]\n")
+    own, besides = load_configuration(file).exposures
+    assert (own.config, own.padding_s, besides.instrument) == ("builtin:demo", 2.0, "latiss")
+
+
+def test_a_directory_of_configurations_that_cannot_be_is_said_to_be(tmp_path: Path) -> None:
+    file = tmp_path / "efd.yaml"
+    file.write_text("exposures_from: nowhere\n")
+    with pytest.raises(ConfigurationError, match=r"exposures_from.*nowhere, is not there"):
+        load_configuration(file)
+    (tmp_path / "config_No-Camera.yaml").touch()
+    file.write_text("exposures_from: .\n")
+    with pytest.raises(ConfigurationError, match=r"config_No-Camera.yaml names no instrument"):
+        load_configuration(file)
