@@ -126,7 +126,8 @@ def _measured(selection: Selection) -> tuple[dict[str, float], float]:
     largest = max(selection.files, key=lambda file: (file.size_bytes, file.path))
     with opened(selection.source.store, selection.source.relative, largest) as parquet:
         footer = parquet.metadata
-    types = {column.name: column.type for column in selection.source.reading}
+    written = _written(selection)
+    types = {column.name: column.type for column in selection.source.reading if column.name in written}
     loose: dict[str, float] = {}
     compressed = memory = 0.0
     for n in range(footer.num_row_groups):
@@ -141,6 +142,13 @@ def _measured(selection: Selection) -> tuple[dict[str, float], float]:
                     name = chunk.path_in_schema.partition(".")[0]
                     loose[name] = loose.get(name, 0.0) + bytes_in_memory / max(1, footer.num_rows)
     return loose, min(1.0, compressed / memory) if memory else 1.0
+
+
+def _written(selection: Selection) -> set[str]:
+    """The columns of the archive that what is written is made of; some others are only read."""
+    if selection.source.window_us is not None:
+        return {name for field in selection.source.fields for name in field.sources}
+    return {name for made in selection.shape.columns for name in made.sources}
 
 
 def _in_memory(chunk: Any, kind: Any) -> float:
