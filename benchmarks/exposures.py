@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks import Benchmark, Figures, best_seconds, note, run
+from benchmarks._live_exposures import measure_live
 
 NIGHT = datetime(2026, 11, 17, 1, tzinfo=UTC)
 CYCLE_S = 36.0
@@ -34,6 +35,8 @@ _FRAMES = 12
 def measure(options: argparse.Namespace) -> Figures:
     from efd_pipelines.servers.postgresql import PostgresServer
 
+    if options.live:
+        return measure_live(options.live)
     with tempfile.TemporaryDirectory(prefix="efd-bench-") as directory:
         server = PostgresServer(Path(directory) / "postgres", die_with_parent=True)
         server.start()
@@ -262,6 +265,9 @@ def _read_frames(archive: Any, column: Any, begins: list[datetime], read: Any) -
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exposures", type=int, default=100, help="of 30 s, every 36 s; 1000 are a night")
     parser.add_argument("--config", default=str(SHARED) if SHARED.exists() else "builtin:demo")
+    parser.add_argument(
+        "--live", type=float, metavar="SECONDS", help="instead: how late rows are in the demo as `efd dev` runs it"
+    )
     parser.add_argument("--only-upsert", action="store_true", help="leave out the joins")
 
 
@@ -272,6 +278,7 @@ BENCHMARK = Benchmark(
     ratios={
         "upsert: ours to chunks of VALUES": ("upsert_ours_rows_s", "upsert_chunked_values_rows_s"),
         "join: a frame per exposure to ours": ("frame_per_exposure_seconds", "join_seconds"),
+        "live: the least of the present service to our 95th percentile": ("present_service_least_s", "latency_p95_s"),
     },
     arguments=_arguments,
     packages=("numba", "numpy", "pyarrow", "psycopg", "SQLAlchemy"),
