@@ -75,8 +75,8 @@ def weekly_series(
     return drawing.svg()
 
 
-def bars(name: str, title: str, rows: Sequence[Bar], parts: Sequence[str], axis: str) -> str:
-    """Horizontal bars, one under the other, with their words at their ends."""
+def bars(name: str, title: str, rows: Sequence[Bar], parts: Sequence[str], axis: str, fill: int = 0) -> str:
+    """Horizontal bars, one under the other, with their words at their ends; `fill` is that of the first part."""
     sums = [sum(row.parts) for row in rows]
     high = max(sums, default=0.0)
     size, unit_name = unit(high)
@@ -96,12 +96,13 @@ def bars(name: str, title: str, rows: Sequence[Bar], parts: Sequence[str], axis:
         middle = top + ROW * (n + 0.5)
         drawing.text(left - 6, middle, shortened(row.name, 44), "end", "small")
         start = 0.0
-        for fill, value in enumerate(row.parts):
-            drawing.box(x(start), middle - 7, x(start + value) - x(start), 14, fill, f"{row.name}: {bytes_text(value)}")
+        for n_part, value in enumerate(row.parts):
+            wide = x(start + value) - x(start)
+            drawing.box(x(start), middle - 7, wide, 14, fill + n_part, f"{row.name}: {bytes_text(value)}")
             start += value
         drawing.text(x(start) + 5, middle, row.words, kind="small")
     if has_legend:
-        drawing.legend(left, 12, list(enumerate(parts)))
+        drawing.legend(left, 12, [(n, part) for n, part in enumerate(parts) if any(row.parts[n] for row in rows)])
     return drawing.svg()
 
 
@@ -132,13 +133,10 @@ def sankey(name: str, title: str, flows: Sequence[tuple[str, str, int, float]], 
     """Flows from components on the left to topics on the right: (component, topic, number of its kind, bytes)."""
     lefts, rights = _sums(flows, 0), _sums(flows, 1)
     total = sum(lefts.values()) or 1.0
-    rows = max(len(lefts), len(rights))
-    height = max(17.0 * rows, 260.0)
+    room = 420.0
     drawing = Drawing(name, title, "; ".join(f"{a} to {b}: {bytes_text(size)}" for a, b, _, size in flows[:20]), 0)
-    room = height - 3.0 * rows
-    left_at = _stacked(lefts, total, room, height)
-    right_at = _stacked(rights, total, room, height)
-    x1, x2 = 190.0, WIDTH - 370.0
+    left_at, right_at = _stacked(lefts, total, room), _stacked(rights, total, room)
+    x1, x2 = 250.0, WIDTH - 340.0
     out, into = {name: at for name, (at, _) in left_at.items()}, {name: at for name, (at, _) in right_at.items()}
     for component, topic, kind, size in flows:
         thick = max(room * size / total, 0.4)
@@ -155,7 +153,7 @@ def sankey(name: str, title: str, flows: Sequence[tuple[str, str, int, float]], 
     for at, sums, x, anchor in ((left_at, lefts, x1, "end"), (right_at, rights, x2, "start")):
         bottom = _nodes(drawing, at, sums, total, x, anchor)
         drawing.height = max(drawing.height, bottom + 20)
-    drawing.legend(190, 10, [(n, kind) for n, kind in enumerate(kinds) if any(flow[2] == n for flow in flows)])
+    drawing.legend(x1, 10, [(n, kind) for n, kind in enumerate(kinds) if any(flow[2] == n for flow in flows)])
     return drawing.svg()
 
 
@@ -232,13 +230,13 @@ def _sums(flows: Sequence[tuple[str, str, int, float]], side: int) -> dict[str, 
     return found
 
 
-def _stacked(sums: Mapping[str, float], total: float, room: float, height: float) -> dict[str, tuple[float, float]]:
-    """Where each node begins, and how high it is: one under the other, with what is left of the room between them."""
-    gap = (height - room) / max(len(sums), 1)
+def _stacked(sums: Mapping[str, float], total: float, room: float) -> dict[str, tuple[float, float]]:
+    """Where each node begins, and how high it is: one under the other, each with room for a line of words."""
     at, found = 0.0, {}
     for name, size in sums.items():
-        found[name] = at, room * size / total
-        at += room * size / total + gap
+        high = room * size / total
+        found[name] = at + max(0.0, (14 - high) / 2), high
+        at += max(high, 14.0) + 2
     return found
 
 
@@ -251,15 +249,10 @@ def _nodes(
     anchor: str,
 ) -> float:
     """The nodes of one side and their names, the names apart; where the lowest stands."""
-    middles = [TOP + start + high / 2 for start, high in at.values()]
-    lowest = TOP + max((start + high for start, high in at.values()), default=0.0)
-    places = spread(middles, 14, TOP + 4, max(lowest, TOP + 14 * len(middles)))
-    for (name, (start, high)), place, middle in zip(at.items(), places, middles, strict=True):
+    for name, (start, high) in at.items():
         drawing.path(f"M{x:.1f},{TOP + start:.1f}h8v{max(high, 1):.1f}h-8z", "node")
         side = -1 if anchor == "end" else 1
         edge = x if anchor == "end" else x + 8
-        if abs(place - middle) > 3:
-            drawing.path(f"M{edge:.1f},{middle:.1f}L{edge + side * 10:.1f},{place:.1f}", "lead")
         words = f"{shortened(name, 34)} {bytes_text(sums[name])} ({100 * sums[name] / total:.3g} %)"
-        drawing.text(edge + side * 13, place, words, anchor, "small")
-    return max([*places, lowest])
+        drawing.text(edge + side * 5, TOP + start + high / 2, words, anchor, "small")
+    return TOP + max((start + max(high, 14) for start, high in at.values()), default=0.0)

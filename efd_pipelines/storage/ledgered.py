@@ -88,6 +88,17 @@ class Collected:
         codes = set(whole["week"].to_list())
         return max((Week.parse(key) for key, code in self.names["week"].codes.items() if code in codes), default=None)
 
+    def mean_bytes(self) -> dict[str, float]:
+        """Avro bytes of a mean record of each topic that is counted as itself, over all weeks."""
+        import polars as pl
+
+        if not self.parts:
+            return {}
+        sums = pl.concat(self.parts).group_by("dataset").agg(pl.col("messages", "avro_bytes").sum())
+        came = sums.filter((pl.col("messages") > 0) & (pl.col("avro_bytes") > 0))
+        texts = {code: self.groups[text][0] for text, code in self.names["dataset"].codes.items()}
+        return {texts[code]: size / messages for code, messages, size in came.iter_rows()}
+
     def rows(self, keys: Sequence[str]) -> pa.Table:
         """The rows of some weeks in the tidy form."""
         return _in_form(self, keys)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from efd_pipelines.storage.sizes import Measure
+from efd_pipelines.storage.stores import as_parquet
 from efd_pipelines.storage.throughput import SECTIONS, StorageReport
+from efd_pipelines.storage.weekly import SNAPSHOTS
 from efd_pipelines.times import Week
 
 if TYPE_CHECKING:
@@ -28,7 +30,11 @@ def documents(report: StorageReport, more: Sequence[Section] = ()) -> dict[str, 
     """The report's files by name; the text comes last: what it points to is there by then."""
     from efd_pipelines.storage.chart import picture
 
+    kept = {}
+    if report.stores is not None and report.stores.num_rows and len(report.weeks) == 1:
+        kept[SNAPSHOTS] = as_parquet(report.stores)
     return {
+        **kept,
         TABLE: report.gathered.parquet,
         PICTURE: picture(report),
         PAGE: html(report, more).encode(),

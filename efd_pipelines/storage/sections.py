@@ -14,9 +14,10 @@ from efd_pipelines.storage import charts
 from efd_pipelines.storage.changes import Change, changes
 from efd_pipelines.storage.page import Section
 from efd_pipelines.storage.sizes import MB, Measure
+from efd_pipelines.storage.stores import INFLUXDB_TOPICS
 from efd_pipelines.storage.svg import bytes_text
 from efd_pipelines.storage.throughput import SECTIONS, StorageReport
-from efd_pipelines.storage.tidy import ARCHIVE, INFLUXDB, RECEIVED, TIER
+from efd_pipelines.storage.tidy import ARCHIVE, INFLUXDB, KAFKA, POSTGRESQL, RECEIVED, TIER
 
 if TYPE_CHECKING:
     from efd_pipelines.storage.annotations import Annotation
@@ -88,7 +89,7 @@ def by_component(report: StorageReport, name: str) -> Section | None:
     if len(rest):
         size, percent = rest["size_mb"].sum(), rest["percent"].sum()
         drawn.append(charts.Bar(f"{len(rest)} others", [size * MB], f"{_mb(size)} ({percent:.2f} %)"))
-    svg = charts.bars(f"by-{name}", title, drawn, [name], report.measure.value)
+    svg = charts.bars(f"by-{name}", title, drawn, [name], report.measure.value, list(SECTIONS).index(name))
     cells = [[row["csc"], *_figures(report, row)] for row in rows.to_dict("records")]
     return Section(f"by-{name}", title, svg, (), ["component", *_head(report)], cells)
 
@@ -222,6 +223,45 @@ def _tier_words(of: Mapping[str, int], stores: Sequence[str]) -> str:
     return f"{bytes_text(all_of)}{more}"
 
 
+def stores(report: StorageReport) -> Section | None:
+    """What each store holds, each in its own encoding: never to be added up."""
+    import polars as pl
+
+    if not report.weeks:
+        return None
+    of = report.gathered.totals.filter(pl.col("week").is_in([week.key for week in report.weeks]))
+    figures = [pl.col("bytes", "records", "files").sum(), pl.col("how").unique().sort().str.join("; ")]
+    rows = of.group_by("store").agg(figures).sort("bytes", descending=True).to_dicts()
+    if not rows:
+        return None
+    drawn = [
+        charts.Bar(_STORES.get(row["store"], row["store"]), [row["bytes"]], bytes_text(row["bytes"])) for row in rows
+    ]
+    title = f"{len(rows)} stores tell what they have of the period, each in its own encoding"
+    svg = charts.bars("stores", title, drawn, ["bytes"], "bytes as the store has them")
+    words = ["Sizes of different stores are not to be added up: they are copies, of other encodings."]
+    cells = [
+        [_STORES.get(row["store"], row["store"]), bytes_text(row["bytes"]), f"{row['records']:,}", row["how"]]
+        for row in rows
+    ]
+    return Section(
+        "stores", title, svg, words, ["store", "bytes", "records", "measured by"], cells, texts=("measured by",)
+    )
+
+
+_STORES = {
+    RECEIVED: "received: Avro from Kafka",
+    ARCHIVE: "archive: Parquet",
+    "tier_1s": "tier of 1 s: Parquet",
+    "tier_1m": "tier of 1 min: Parquet",
+    "tier_1h": "tier of 1 h: Parquet",
+    KAFKA: "Kafka, held when reported",
+    INFLUXDB: "InfluxDB: shards of the period",
+    INFLUXDB_TOPICS: "InfluxDB: measurements, of all time",
+    POSTGRESQL: "PostgreSQL, held when reported",
+}
+
+
 def by_subsystem(report: StorageReport) -> Section | None:
     """Roll-up by subsystem and kind."""
     import polars as pl
@@ -249,6 +289,7 @@ def sections(report: StorageReport) -> list[Section]:
     """All sections that there is something to show in, in their order."""
     found = [
         weekly(report),
+        stores(report),
         *(by_component(report, name) for name in SECTIONS),
         by_subsystem(report),
         flows(report),

@@ -83,7 +83,7 @@ class Drawing:
         for fill, words in entries:
             self.box(x, y - 6, 16, 12, fill)
             self.text(x + 21, y, words, kind="small")
-            x += 34 + 6.6 * len(words)
+            x += 38 + 7.0 * len(words)
 
     def svg(self) -> str:
         told = f'role="img" aria-labelledby="{self.name}-title {self.name}-words"'
@@ -128,6 +128,8 @@ def unit(high_bytes: float) -> tuple[float, str]:
 
 def bytes_text(count: float) -> str:
     """Bytes with three digits and their unit."""
+    if not count:
+        return "0"
     size, name = unit(abs(count))
     value = count / size
     return f"{value:,.0f} {name}" if abs(value) >= 99.95 or size == 1 else f"{value:.3g} {name}"

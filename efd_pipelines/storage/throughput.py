@@ -15,11 +15,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from efd_pipelines.errors import ArchiveError, EfdError, ServiceUnavailable, UsageError
 from efd_pipelines.storage.annotations import Annotation, all_annotations
 from efd_pipelines.storage.gathering import Gathered, gather, of_topics, period_before
 from efd_pipelines.storage.ledgered import Collected, collected
 from efd_pipelines.storage.sizes import Measure, published_sizes
+from efd_pipelines.storage.stores import Asked, ask_stores
+from efd_pipelines.storage.tidy import tidy
 from efd_pipelines.storage.weekly import DIRECTORY, parts_of, snapshots
 from efd_pipelines.times import Week, from_microseconds, this_week, weeks_between
 from efd_pipelines.topics.names import Kind
@@ -50,7 +55,8 @@ class StorageReport:
     The frames have a row per component (`csc`), largest first: `size_mb` (of `measure`), `percent` (of the
     section), `rows, messages, files, avro_mb, parquet_mb, tier_mb`; `topics` has the same per topic, with
     `percent` of its section and `percent_of_total`. MB = 10⁶ bytes. What was not measured is NaN.
-    `gathered` has what surrounds the period: all weeks' totals by store, and the period before.
+    `gathered` has what surrounds the period: all weeks' totals by store, and the period before. `stores` are the rows
+    of the tidy table that the stores themselves told for the last week of the period.
     """
 
     key: str
@@ -64,6 +70,7 @@ class StorageReport:
     notes: tuple[str, ...]
     missing: tuple[str, ...]
     annotations: tuple[Annotation, ...] = ()
+    stores: pa.Table | None = field(default=None, repr=False)
     files: tuple[str, ...] = ()
 
     def section(self, name: str) -> pd.DataFrame:
@@ -168,15 +175,18 @@ def measure(
     found = collected(archive)
     weeks, notes = _period(week, start, end, found.newest)
     before = period_before(weeks)
-    gathered = gather(parts_of(found, snapshots(archive)), [week.key for week in weeks], [week.key for week in before])
+    asked = ask_stores(archive, weeks[-1], found.mean_bytes()) if _is_current(weeks[-1]) else Asked()
+    kept, own = _with_kept(archive, asked.table(), weeks)
+    gathered = gather(parts_of(found, kept), [week.key for week in weeks], [week.key for week in before])
     outside = _outside(found, weeks)
     last_at = max((found.last_at_us[week.key] for week in weeks if week.key in found.last_at_us), default=None)
     newest = "" if last_at is None else f"{from_microseconds(last_at):%Y-%m-%d %H:%M:%S}"
+    missing += asked.missing
     none: list[Annotation] = []
     known = _asked(lambda: all_annotations(archive), "Annotations", missing, none)
     report = replace(_report(gathered, Measure.AVRO, weeks, missing), annotations=tuple(known))
     remarks = _remarks(report, outside, newest)
-    return replace(report, outside=outside, last_at=newest, notes=(*notes, *remarks))
+    return replace(report, outside=outside, last_at=newest, notes=(*notes, *remarks, *asked.notes), stores=own)
 
 
 def write(archive: Archive, report: StorageReport, more: More | None = None) -> StorageReport:
@@ -244,6 +254,23 @@ def _widened(start: Week | datetime, end: Week | datetime | None, first: Week, l
     if whole_start and whole_end:
         return ()
     return (f"Widened to whole weeks: sizes are known by week ({first} to {last.next()}, excluded).",)
+
+
+def _is_current(week: Week) -> bool:
+    """Whether what a store holds now can be counted as this week's: it runs, or was the last."""
+    return week >= this_week().previous()
+
+
+def _with_kept(archive: Archive, asked: pa.Table, weeks: Sequence[Week]) -> tuple[pa.Table, pa.Table]:
+    """What stores told now in the place of what reports kept; and what is to be kept of the period's last week."""
+    import polars as pl
+
+    kept, new = (pl.DataFrame(table).with_columns(pl.col(pl.Categorical).cast(pl.String)) for table in (
+        snapshots(archive), asked))  # fmt: skip
+    kept = kept.join(new, on=["week", "store"], how="anti")
+    whole = tidy(pl.concat([kept, new], how="vertical_relaxed").to_arrow())
+    is_own = pc.equal(whole["week"].cast(pa.string()), weeks[-1].key)
+    return whole, whole.filter(is_own)
 
 
 def _outside(found: Collected, weeks: Sequence[Week]) -> dict[str, int]:
