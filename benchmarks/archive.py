@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import Benchmark, Figures, note, run
 from benchmarks.sinks.site import BenchSite, bench_site, topic_of
+from efd_pipelines.kafka.chunks import RECORD_OVERHEAD_BYTES
 from efd_pipelines.settings import Settings
 from efd_pipelines.simulator.series import Series
 
@@ -52,8 +53,8 @@ class Frames:
         return sum(map(len, self.values)) / 1e6
 
     def chunks(self) -> list[Frames]:
-        """As a drain gets them: 32 MiB at a time."""
-        each = max(1, CHUNK_BYTES // len(self.values[0]))
+        """As a drain gets them: 32 MiB at a time, with what a record costs in memory."""
+        each = max(1, CHUNK_BYTES // (len(self.values[0]) + RECORD_OVERHEAD_BYTES))
         return [
             Frames(self.topic, self.text, self.values[n : n + each], self.times_us[n : n + each], self.series)
             for n in range(0, len(self.values), each)

@@ -39,7 +39,7 @@ def compressed(pages: NDArray[np.uint8], noise: Sequence[int], level: int) -> It
     # All of them in one call, which leaves the interpreter to others.
     frames = zstandard.ZstdCompressor(level=level).multi_compress_to_buffer(segments)
     for n in range(count):
-        frame = memoryview(frames[n].tobytes())
+        frame = memoryview(frames[n])  # type: ignore[arg-type]  # it is a buffer, which its stub does not say
         yield _behind(pages[n, : noise[n]], frame, size) if noise[n] else [frame]
 
 

@@ -6,6 +6,7 @@ and structs. What a footer says: `pages.py`. The format: thrift's `doc/specs/thr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -103,13 +104,27 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 # Writing
 
 
+_PIECE_BITS = 14
+
+
 def varint(value: int) -> bytes:
     """A number without a sign, seven bits a byte."""
-    encoded = []
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
+    last, more = _pieces()
+    if value < 1 << _PIECE_BITS:
+        return last[value]
+    encoded = b""
+    while value >> _PIECE_BITS:
+        encoded += more[value & ((1 << _PIECE_BITS) - 1)]
+        value >>= _PIECE_BITS
+    return encoded + last[value]
+
+
+@functools.cache
+def _pieces() -> tuple[list[bytes], list[bytes]]:
+    """All numbers of 14 bits at the end of a varint, and before more of it: a file has thousands to write."""
+    last = [bytes((n,)) if n < 0x80 else bytes((n & 0x7F | 0x80, n >> 7)) for n in range(1 << _PIECE_BITS)]
+    more = [bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << _PIECE_BITS)]
+    return last, more
 
 
 def integer(value: int) -> bytes:

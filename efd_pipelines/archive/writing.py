@@ -267,7 +267,8 @@ class Writer:
 
     def _expect_next(self, intake: Intake, found: Expected, made: Prepared) -> None:
         """After a commit the table has the columns that its rows were encoded with."""
-        after = made.expected.held if made.columns == made.expected.held.columns else HeldColumns(made.columns)
+        known = (found.held, made.expected.held)
+        after = next((held for held in known if held.columns == made.columns), None) or HeldColumns(made.columns)
         snapshot = intake.snapshot
         self._expected[intake.topic] = replace(
             found,

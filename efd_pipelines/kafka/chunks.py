@@ -17,7 +17,7 @@ from confluent_kafka import Message, TopicPartition
 from efd_pipelines.kafka.frames import FrameBatch
 
 # What a buffered record costs beside its bytes: two objects, their places in lists, offset and time stamp.
-_RECORD_OVERHEAD_BYTES = 140
+RECORD_OVERHEAD_BYTES = 140
 _GUESSED_RECORD_BYTES = 1024
 
 
@@ -165,7 +165,7 @@ class TopicBuffer:
         self.timestamps.append(timestamp_ms if kind else -1)
         state.offset = offset + 1
         state.epoch = message.leader_epoch()
-        size_bytes = (len(value) if value else 0) + (len(key) if key else 0) + _RECORD_OVERHEAD_BYTES
+        size_bytes = (len(value) if value else 0) + (len(key) if key else 0) + RECORD_OVERHEAD_BYTES
         self.size_bytes += size_bytes
         self.records += 1
         self.read_bytes += size_bytes
@@ -189,7 +189,7 @@ class TopicBuffer:
         state.offset = offsets[-1] + 1
         state.epoch = run[-1].leader_epoch()
         size_bytes = sum(map(len, filter(None, values))) + sum(map(len, filter(None, keys)))
-        size_bytes += _RECORD_OVERHEAD_BYTES * len(run)
+        size_bytes += RECORD_OVERHEAD_BYTES * len(run)
         self.size_bytes += size_bytes
         self.records += len(run)
         self.read_bytes += size_bytes
@@ -209,7 +209,7 @@ class TopicBuffer:
         """Forget what may be another topic's: it counts as not read. The bytes that this frees."""
         count = self.confirmed
         cut = sum(len(value) for value in self.values[count:] if value)
-        cut += sum(len(key) for key in self.keys[count:] if key) + _RECORD_OVERHEAD_BYTES * (len(self.values) - count)
+        cut += sum(len(key) for key in self.keys[count:] if key) + RECORD_OVERHEAD_BYTES * (len(self.values) - count)
         del self.values[count:], self.keys[count:]
         del self.partitions[count:], self.offsets[count:], self.timestamps[count:]
         for state in self.states:
