@@ -62,6 +62,6 @@ def make_tables(url: str, instrument: str, file: Path) -> None:
 
 
 def comment(column: dict[str, Any]) -> str:
-    """Description and unit of a column of the configuration."""
-    unit = column["ivoa"].get("unit")
+    """Description and unit of a column of the configuration, in which two quotation marks are no unit."""
+    unit = column["ivoa"].get("unit", "").replace('""', "")
     return " ".join(column["description"].split()) + (f" [{unit}]" if unit else "")
