@@ -36,10 +36,10 @@ from efd_pipelines.tiers.vectors import (
 
 TILE = 4 * LANES
 """Columns that are computed together."""
-MAX_NETWORK = 128
+MAX_NETWORK = 512
 """Samples of the longest window that goes through a network."""
 MAX_ROWS = 256
-"""Samples that are transposed together, of windows for a network."""
+"""Samples of short windows that are transposed together; those of a long one always are."""
 GROUP = 16
 """Windows whose results are written together."""
 _LARGEST, _WIDEST = np.iinfo(np.int64).max, 9.2e18
@@ -49,7 +49,14 @@ LONGS, DOUBLES = np.empty(0, np.int64), np.empty(0, np.float64)
 def room_bytes(size: int, longest: int) -> int:
     """Memory that a tile takes, of values of `size` bytes and windows of at most so many samples."""
     kept = 3 * GROUP * TILE * (size + 8) + 4 * TILE * (size + 8)
-    return kept + MAX_ROWS * TILE * size + (2 * longest * size if longest > MAX_NETWORK else 0) + 64 * 8
+    rows = int(rows_together(longest))
+    return kept + rows * TILE * size + (2 * longest * size if longest > MAX_NETWORK else 0) + 64 * 8
+
+
+@compiled
+def rows_together(longest: int) -> Any:
+    """Samples for which there is room to transpose them."""
+    return max(MAX_ROWS, min(longest, MAX_NETWORK))
 
 
 @compiled
@@ -96,7 +103,7 @@ def window_statistics(
     some_extremes = found + 4 * TILE * size
     some_reals = some_extremes + 3 * stride
     buffer = some_reals + 3 * GROUP * TILE * 8
-    keys = buffer + MAX_ROWS * TILE * size
+    keys = buffer + rows_together(longest) * TILE * size
     first, gathered, written, incomplete = 0, begin, begin, 0
     for window in range(begin, stop):
         start, end = starts[window], ends[window]
@@ -170,7 +177,8 @@ def window_statistics(
         if row == (GROUP - 1) * TILE:
             _write(some_extremes, some_reals, column, lanes, written, window + 1, extremes, reals)
             written = window + 1
-    _write(some_extremes, some_reals, column, lanes, written, stop, extremes, reals)
+    if written < stop:
+        _write(some_extremes, some_reals, column, lanes, written, stop, extremes, reals)
     return incomplete
 
 
@@ -393,7 +401,7 @@ def _write(
 def _write_figure(results: int, figure: int, column: int, lanes: int, first: int, end: int, target: Any) -> None:
     size = target.itemsize
     square = 64 // size
-    whole = lanes // square * square if end - first == GROUP else 0
+    whole = lanes // square * square
     source = results + figure * GROUP * TILE * size
     stride = target.shape[2] * size
     for lane in range(0, whole, square):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=256)
 def network(samples: int, wanted: tuple[int, ...]) -> NDArray[np.int64]:
     """Comparators (row, other row) after which the `wanted` rows are as if all were sorted."""
     kept: list[tuple[int, int]] = []

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from efd_pipelines.archive.lanes import processors
 from efd_pipelines.tiers.networks import middle_rows, network
 
-_TILE, _NARROW, _GROUP = 64, 16, 16
+_TILE, _NARROW, _GROUP, _LINE = 64, 16, 16, 64
 _VALUES_A_THREAD = 1 << 20
 _SAMPLES_A_GO = 1 << 15
 
@@ -114,8 +115,8 @@ def statistics_of(samples: Samples, starts: NDArray[np.int64], ends: NDArray[np.
     kind = samples.dtype
     bits = np.dtype(f"i{kind.itemsize}")
     shape = (samples.columns, len(starts))
-    extremes = np.empty((3, *shape), bits)
-    reals = np.empty((3, *shape), kind if kind.kind == "f" else np.float64)
+    extremes = _lines(shape, bits)
+    reals = _lines(shape, kind if kind.kind == "f" else np.dtype(np.float64))
     missing = np.zeros(shape, np.int64)
     incomplete = 0
     if samples.columns and len(starts):
@@ -131,9 +132,23 @@ def statistics_of(samples: Samples, starts: NDArray[np.int64], ends: NDArray[np.
                 incomplete = sum(pool.map(lambda one: _compute(*one), work))
         else:
             incomplete = sum(_compute(*one) for one in work)
-    first, minimum, maximum = extremes.view(kind)
-    mean, median, stdev = reals
+    first, minimum, maximum = extremes.view(kind)[..., : len(starts)]
+    mean, median, stdev = reals[..., : len(starts)]
     return Statistics(first, minimum, maximum, mean, median, stdev, missing if incomplete else None)
+
+
+def _lines(shape: tuple[int, int], kind: np.dtype[Any]) -> NDArray[Any]:
+    """Three figures of so many columns and windows, each column beginning with a cache line and filling its last."""
+    columns, windows = shape
+    width = -(-windows // _GROUP) * _GROUP
+    return _memory(3 * columns * width * kind.itemsize).view(kind).reshape(3, columns, width)
+
+
+def _memory(size: int) -> NDArray[np.uint8]:
+    """Memory that begins with a cache line: Arrow's, which keeps what is given back. New pages cost a sixth of all."""
+    memory = np.frombuffer(pa.allocate_buffer(size + _LINE), np.uint8)
+    begin = -memory.ctypes.data % _LINE
+    return memory[begin : begin + size]
 
 
 def _parts(count: int, size: int) -> list[slice]:
@@ -163,8 +178,7 @@ def _compute(
     from efd_pipelines.tiers.kernel import window_statistics as compute
 
     longest = int((ends - starts)[windows].max())
-    memory = np.empty(room_bytes(samples.dtype.itemsize, longest) + 64, np.uint8)
-    room = -(-memory.ctypes.data // 64) * 64
+    memory = _memory(room_bytes(samples.dtype.itemsize, longest))
     comparators, networks = _networks(tuple(np.unique((ends - starts)[windows]).tolist()))
     lanes = columns.stop - columns.start
     width = _TILE if lanes > _NARROW else _NARROW
@@ -188,7 +202,7 @@ def _compute(
             comparators,
             networks,
             infinity,
-            room,
+            memory.ctypes.data,
             extremes,
             reals,
             missing,
@@ -196,7 +210,7 @@ def _compute(
     )
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=16)
 def _networks(lengths: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The networks for windows of these lengths, one after the other, and where each is, as the kernel takes them."""
     from efd_pipelines.tiers.kernel import MAX_NETWORK

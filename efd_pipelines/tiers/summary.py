@@ -158,7 +158,7 @@ class _Source:
     def __init__(self, rows: Rows, windows: Windows) -> None:
         self._rows = rows
         self._windows = windows
-        self._ranks = windows.ranks(rows.count)
+        self._ranks = None if windows.has_all(rows.count) else windows.ranks(rows.count)
 
     def summarise_numbers(self, fields: Sequence[SummaryField]) -> Results:
         """The six statistics of fields that are of one type and no lists in the archive."""
@@ -167,8 +167,12 @@ class _Source:
         found = values.statistics(self._windows)
         figures = [_first(found.first, values, self._windows), *_figures(found, self._windows)]
         results: Results = {}
+        is_plain = found.first.dtype.kind == "f" and not any(one.is_list for one in fields)
         for figure in figures:
             lying = figure.lying()
+            if lying is not None and is_plain:
+                results.update(zip([f"{figure.name}_{one.name}" for one in fields], lying, strict=True))
+                continue
             begin = 0
             for one in fields:
                 end = begin + len(one.sources)
@@ -191,6 +195,8 @@ class _Source:
 
     def _places(self, first: int, count: int) -> tuple[Any, NDArray[np.bool_] | None]:
         """Where in the windows' order the rows from `first` on go, and which of them go anywhere."""
+        if self._ranks is None:
+            return slice(first, first + count), None
         ranks = self._ranks[first : first + count]
         if count and ranks[0] >= 0 and np.array_equal(ranks, np.arange(ranks[0], ranks[0] + count)):
             return slice(int(ranks[0]), int(ranks[0]) + count), None
@@ -224,7 +230,8 @@ class _Source:
     def summarise_lists(self, one: SummaryField) -> Results:
         """The six statistics of a field that the archive keeps as lists, element by element."""
         name = one.sources[0]
-        lists = _Lists.read(self._rows, name, self._ranks, len(self._windows.order))
+        ranks = self._windows.ranks(self._rows.count) if self._ranks is None else self._ranks
+        lists = _Lists.read(self._rows, name, ranks, len(self._windows.order))
         statistics = lists.statistics(self._windows, _computed(one.item_type))
         lengths, null = lists.window_lengths(self._windows)
         results = {f"first_{one.name}": self._first_rows([name])[name].combine_chunks()}
@@ -291,10 +298,10 @@ class _Figure:
         """The values of each column where they lie: `pa.array` takes ten times as long, and there are thousands."""
         if self.missing is not None:
             return None
-        whole = pa.py_buffer(self.values)
-        count, size = self.values.shape[1], self.values.strides[0]
-        kind, make = _ARROW[self.values.dtype], pa.Array.from_buffers
-        return [make(kind, count, [None, whole.slice(n * size, size)], 0) for n in range(len(self.values))]
+        windows, stride = self.values.shape[1], self.values.strides[0] // self.values.itemsize
+        memory = pa.foreign_buffer(self.values.ctypes.data, self.values.strides[0] * len(self.values), self.values)
+        whole = pa.Array.from_buffers(_ARROW[self.values.dtype], stride * len(self.values), [None, memory])
+        return [whole.slice(n * stride, windows) for n in range(len(self.values))]
 
     def column(self, begin: int, end: int, one: SummaryField) -> pa.Array[Any]:
         """The values of some columns, window by window, in the type that the tier has them in."""

@@ -93,6 +93,12 @@ def _store(builder: Any, value: Any, address: Any, align: int) -> None:
     builder.store(value, _pointer(builder, address, value.type), align=align)
 
 
+def _store_past(builder: Any, value: Any, address: Any) -> None:
+    """Stores a whole cache line, which nobody reads soon, without fetching it first."""
+    line = builder.store(value, _pointer(builder, address, value.type), align=64)
+    line.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_SHORT, 1)]))
+
+
 def _after(builder: Any, address: Any, count: Any, step_bytes: Any) -> Any:
     return builder.add(address, builder.mul(count, step_bytes))
 
@@ -190,7 +196,7 @@ def transpose_rows(context: Any, like: Any, source: Any, source_stride: Any, tar
         places = [_after(builder, source, _constant(n), source_stride) for n in range(size)]
         rows = [_load(builder, place, kind.keys, kind.bytes) for place in places]
         for n, row in enumerate(_transposed(builder, rows)):
-            _store(builder, row, _after(builder, target, _constant(n), target_stride), kind.bytes)
+            _store_past(builder, row, _after(builder, target, _constant(n), target_stride))
         return context.get_dummy_value()
 
     return types.void(like, types.int64, types.int64, types.int64, types.int64), generate

@@ -56,6 +56,10 @@ class Windows:
     def longest(self) -> int:
         return int(self.counts.max()) if len(self) else 0
 
+    def has_all(self, rows: int) -> bool:
+        """Whether all of `rows` rows count and are in order as they are."""
+        return len(self.order) == rows and bool((self.order[1:] > self.order[:-1]).all())
+
     def ranks(self, rows: int) -> NDArray[np.int64]:
         """The place of each of `rows` rows in `order`, −1 for those that do not count."""
         ranks = np.full(rows, -1, np.int64)
@@ -75,12 +79,16 @@ def find_windows(keys: pa.Table, window_us: int) -> Windows:
     indexed = "salIndex" in keys.column_names
     sal_index = _integers(keys["salIndex"]) if indexed else np.zeros(len(time), np.int64)
     window = time - np.mod(time, window_us)
-    order = np.arange(len(time)) if _in_order(time, sal_index) else np.lexsort((*_ties(keys), time, sal_index))
-    order = order[time[order] != _NO_INDEX]
-    order = order[_counted(keys, window)[order]]
+    counted = (time != _NO_INDEX) & _counted(keys, window)
+    if _in_order(time, sal_index):
+        order = np.flatnonzero(counted)
+    else:
+        order = np.lexsort((*_ties(keys), time, sal_index))
+        order = order[counted[order]]
+    kept_window, kept_index = window[order], sal_index[order]
     begins = np.empty(len(order), bool)
     begins[:1] = True
-    begins[1:] = (np.diff(window[order]) != 0) | (np.diff(sal_index[order]) != 0)
+    begins[1:] = (kept_window[1:] != kept_window[:-1]) | (kept_index[1:] != kept_index[:-1])
     starts = np.flatnonzero(begins)
     first = order[starts]
     return Windows(
