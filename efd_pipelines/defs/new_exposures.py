@@ -7,12 +7,14 @@ the class `fast` are archived every two minutes, and the hourly join finds whate
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from efd_pipelines.configuration import ExposureJoin
 from efd_pipelines.defs.runs import succeeded_at_s, why_not
 from efd_pipelines.topics.names import Dataset
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 LATE_S = 600.0
 """How often exposures are looked at for late telemetry: it is in no hurry, and a run costs seconds."""
+
+READ_OUT_EVERY_S = 60.0
+"""How often a group is drained for exposures: one ends every 40 s, and a run of each group costs seconds."""
 
 DAYS_JOINED = 15.0
 """Exposures of so many days are joined by the live job: a day more than are looked at."""
@@ -64,15 +69,33 @@ def _waited_s(one: "Backlog") -> float:
     return 0.0 if one.last_at is None else (datetime.now(UTC) - one.last_at).total_seconds()
 
 
-def groups_read_out(archive: "Archive", waiting: "Sequence[Backlog]") -> set[str]:
-    """The drain groups of what the joins read whose camera has read out an exposure that is not archived yet."""
+@dataclass(frozen=True, slots=True)
+class ReadOut:
+    """Drain groups with topics that are joined to exposures that have been read out; `ready` may be drained now."""
+
+    groups: frozenset[str]
+    ready: frozenset[str]
+
+
+def groups_read_out(archive: "Archive", waiting: "Sequence[Backlog]", left: Collection[str]) -> ReadOut:
+    """What is to be archived for exposures just ended; `left` are groups that had to be left by the ticks before.
+
+    A camera's endReadout that is not archived yet says so. Each group is drained for it once a minute at most.
+    """
     from efd_pipelines.exposures.configured import datasets_read
 
     configuration = archive.settings.configuration
-    there = {one.dataset for one in waiting}
-    joins = [join for join in configuration.exposures if join.end_readout in {dataset.text for dataset in there}]
-    wanted = there & (datasets_read(joins) | {Dataset(join.end_readout) for join in joins if join.end_readout})
-    return {configuration.drain_group_of(dataset.component) for dataset in wanted}
+    there = {one.dataset.text for one in waiting}
+    just_read_out = [join for join in configuration.exposures if join.end_readout in there]
+
+    def groups(joins: Collection[ExposureJoin], waited_s: float = 0.0) -> set[str]:
+        wanted = datasets_read(joins) | {Dataset(join.end_readout) for join in joins if join.end_readout}
+        chosen = [one for one in waiting if one.dataset in wanted]
+        rested = [one for one in chosen if one.last_at is None or _waited_s(one) >= waited_s]
+        return {configuration.drain_group_of(one.dataset.component) for one in rested}
+
+    found = groups(just_read_out) | (set(left) & groups(configuration.exposures))
+    return ReadOut(frozenset(found), frozenset(found & groups(configuration.exposures, READ_OUT_EVERY_S)))
 
 
 def look_for_exposures(settings: "Settings", before: "Mapping[str, Pending]") -> "dict[str, Pending]":

@@ -104,17 +104,12 @@ def drain(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.Sen
     with explained():
         waiting = waiting_topics(archive)
         due = {group for group, topics in due_topics(archive, waiting).items() if group and topics}
-        groups = archive.settings.configuration.drain_groups
-        read_out = groups_read_out(archive, waiting) | (set(groups) & _left_over(context.cursor))
-        due |= read_out | set(_groups_with_news(context.instance, archive))
-        result = drain_requests(context.instance, due, read_out)
+        read_out = groups_read_out(archive, waiting, (context.cursor or "").split())
+        due |= read_out.ready | set(_groups_with_news(context.instance, archive))
+        result = drain_requests(context.instance, due, read_out.ready)
     requested = {request.tags[jobs.DRAIN_GROUP] for request in result.run_requests or []}
     # A group that was busy when its camera read out is drained when it is free; the event itself is archived by then.
-    return result._replace(cursor=" ".join(sorted(read_out - requested)))
-
-
-def _left_over(cursor: str | None) -> set[str]:
-    return set((cursor or "").split())
+    return result._replace(cursor=" ".join(sorted(read_out.groups - requested)))
 
 
 def drain_requests(

@@ -47,7 +47,7 @@ def backlog(monkeypatch: pytest.MonkeyPatch, kafka_is_set: None) -> Say:
     return say
 
 
-def just_archived(topic: str, seconds: float = 30.0) -> Backlog:
+def just_archived(topic: str, seconds: float = 70.0) -> Backlog:
     return waiting(topic, due=False, last_at=datetime.now(UTC) - timedelta(seconds=seconds))
 
 
@@ -71,6 +71,20 @@ def test_a_group_that_was_busy_is_drained_when_it_is_free(instance: dg.DagsterIn
     backlog(azimuth)  # the event has been archived, the telemetry has not
     with mock.patch("efd_pipelines.defs.sensors.in_progress", return_value=False):
         assert configs(tick(sensors.drain, instance, first.cursor)) == [{"group": "telescope", "exposures": True}]
+
+
+def test_a_group_is_drained_for_exposures_once_a_minute(instance: dg.DagsterInstance, backlog: Say) -> None:
+    azimuth = just_archived("lsst.sal.MTMount.azimuth", 40)
+    backlog(azimuth, just_archived(READ_OUT))
+    first = tick(sensors.drain, instance)
+    assert configs(first) == [{"group": "instruments", "exposures": True}]
+    backlog(azimuth)
+    still = tick(sensors.drain, instance, first.cursor)
+    assert configs(still) == []
+    backlog(just_archived("lsst.sal.MTMount.azimuth", 61))
+    last = tick(sensors.drain, instance, still.cursor)
+    assert configs(last) == [{"group": "telescope", "exposures": True}]
+    assert configs(tick(sensors.drain, instance, last.cursor)) == []
 
 
 def test_another_camera_s_read_out_is_not_waited_for(instance: dg.DagsterInstance, backlog: Say) -> None:
