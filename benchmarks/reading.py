@@ -181,9 +181,10 @@ def _of_dask(root: str, start_us: int) -> Any:
 
 
 def _import_dask() -> None:
-    import dask.dataframe as dd
+    import dask.dataframe
     import pandas as pd
 
+    dd: Any = dask.dataframe
     assert len(dd.from_pandas(pd.DataFrame({"x": [1]}), npartitions=1).compute())
 
 

@@ -37,7 +37,7 @@ def resample(df1: pd.DataFrame, df2: pd.DataFrame, interp_type: str = "time") ->
     """
     import pandas as pd
 
-    frame = pd.concat([df1, df2], axis=1).sort_index()
+    frame = pd.concat([df1, df2], axis=1, sort=False).sort_index()
     numbers = frame.select_dtypes("number").columns
     method: Any = interp_type
     frame[numbers] = frame[numbers].interpolate(method=method)
