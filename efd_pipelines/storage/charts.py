@@ -136,7 +136,7 @@ def sankey(name: str, title: str, flows: Sequence[tuple[str, str, int, float]], 
     room = 420.0
     drawing = Drawing(name, title, "; ".join(f"{a} to {b}: {bytes_text(size)}" for a, b, _, size in flows[:20]), 0)
     left_at, right_at = _stacked(lefts, total, room), _stacked(rights, total, room)
-    x1, x2 = 250.0, WIDTH - 340.0
+    x1, x2 = 250.0, WIDTH - 362.0
     out, into = {name: at for name, (at, _) in left_at.items()}, {name: at for name, (at, _) in right_at.items()}
     for component, topic, kind, size in flows:
         thick = max(room * size / total, 0.4)

@@ -295,6 +295,7 @@ def sections(report: StorageReport) -> list[Section]:
         flows(report),
         movers(report),
         came_and_went(report),
+        *(report.details.sections() if report.details is not None else ()),
         tier_costs(report),
         compression(report),
         *(of_topics(report, name) for name in SECTIONS),

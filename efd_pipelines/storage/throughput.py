@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.storage.details import Details
     from efd_pipelines.storage.page import Section
 
 More = Callable[["StorageReport"], Sequence["Section"]]
@@ -71,6 +72,7 @@ class StorageReport:
     missing: tuple[str, ...]
     annotations: tuple[Annotation, ...] = ()
     stores: pa.Table | None = field(default=None, repr=False)
+    details: Details | None = field(default=None, repr=False)
     files: tuple[str, ...] = ()
 
     def section(self, name: str) -> pd.DataFrame:
@@ -123,6 +125,7 @@ class StorageReport:
             "notes": list(self.notes),
             "missing": list(self.missing),
             "files": list(self.files),
+            **(self.details.to_json() if self.details is not None else {}),
         }
 
 
@@ -160,7 +163,7 @@ def storage_report(
     elif archive is None:
         raise UsageError("A report needs an archive or published sizes", remedy="Set EFD_ARCHIVE.")
     else:
-        report = measure(archive, week, start, end)
+        report = detailed(archive, measure(archive, week, start, end))
     return report if archive is None else write(archive, report, more)
 
 
@@ -187,6 +190,24 @@ def measure(
     report = replace(_report(gathered, Measure.AVRO, weeks, missing), annotations=tuple(known))
     remarks = _remarks(report, outside, newest)
     return replace(report, outside=outside, last_at=newest, notes=(*notes, *remarks, *asked.notes), stores=own)
+
+
+def detailed(archive: Archive, report: StorageReport) -> StorageReport:
+    """The report with what has to be looked up in the records themselves: rates, latencies, advice."""
+    from efd_pipelines.storage.advice import advise
+    from efd_pipelines.storage.details import Details
+    from efd_pipelines.storage.estimates import unexercised
+    from efd_pipelines.storage.latency import latencies
+    from efd_pipelines.storage.rates import rates
+
+    missing = list(report.missing)
+    found = Details(
+        _asked(lambda: rates(archive, report), "Rates", missing, None),
+        tuple(_asked(lambda: latencies(archive, report), "Latencies", missing, [])),
+        _asked(lambda: advise(archive, report), "Advice", missing, None),
+        tuple(_asked(lambda: unexercised(archive, report), "Estimates", missing, [])),
+    )
+    return replace(report, details=found, missing=tuple(missing))
 
 
 def write(archive: Archive, report: StorageReport, more: More | None = None) -> StorageReport:

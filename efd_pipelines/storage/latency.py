@@ -1,0 +1,124 @@
+"""Latency: how long records take from their event time into Kafka and into the archive, as percentiles.
+
+Into the archive: by the ledger's drains, whose records are taken to be spread evenly between the first and the last
+event time of a commit. Of weeks that are sealed the ledger no longer tells drains apart. Into Kafka: by the time stamps
+of archived records, some thousands of each of the largest topics; brokers with LogAppendTime stamp when they have a
+record, others show the producer's time, which says less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from efd_pipelines.archive.ledger_rows import RAW
+from efd_pipelines.archive.tables import open_table
+from efd_pipelines.storage.page import Section
+from efd_pipelines.times import Week
+from efd_pipelines.topics.names import Dataset
+
+if TYPE_CHECKING:
+    from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.storage.throughput import StorageReport
+
+PERCENTILES = (50, 90, 99, 100)
+_TOPICS = 10
+_POINTS = 21
+_ROWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds by percentile, and of how many records."""
+
+    name: str
+    records: int
+    seconds: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        percentiles = {f"p{p}_s": round(s, 3) for p, s in zip(PERCENTILES, self.seconds, strict=True)}
+        return {"name": self.name, "records": self.records, **percentiles}
+
+
+def latencies(archive: Archive, report: StorageReport) -> list[Latency]:
+    """The latencies of a report's period; none of which nothing is told.
+
+    Raises:
+        StoreUnavailable: the archive cannot be read.
+    """
+    if not report.weeks:
+        return []
+    topics = [Dataset.parse(topic) for topic in report.topics["topic"].head(_TOPICS)]
+    found = [_into_kafka(archive, topics, report.weeks), _into_archive(archive, report.weeks)]
+    return [one for one in found if one is not None]
+
+
+def _into_archive(archive: Archive, weeks: Sequence[Week]) -> Latency | None:
+    import polars as pl
+
+    keys = [week.key for week in weeks]
+    parts = []
+    for month in archive.ledger.by_month(["commit_kind", "rows", "time_min", "time_max", "at"]):
+        drains = month.filter(
+            (pl.col("table") == RAW) & (pl.col("commit_kind") == "drain") & pl.col("week").is_in(keys)
+        )
+        at, first, last = (pl.col(name).cast(pl.Int64) for name in ("at", "time_min", "time_max"))
+        parts.append(drains.select("rows", (at - last).alias("least"), (at - first).alias("most")).drop_nulls())
+    drained = pl.concat(parts).filter(pl.col("rows") > 0) if parts else None
+    if drained is None or not drained.height:
+        return None
+    share = np.linspace(0.0, 1.0, _POINTS)
+    least, most, rows = (drained[name].to_numpy().astype(np.float64) for name in ("least", "most", "rows"))
+    ages = least[:, None] + (most - least)[:, None] * share
+    weights = np.repeat(rows / _POINTS, _POINTS)
+    return Latency("event time → archive", int(rows.sum()), _percentiles(ages.ravel() / 1e6, weights))
+
+
+def _into_kafka(archive: Archive, topics: Sequence[Dataset], weeks: Sequence[Week]) -> Latency | None:
+    ages = [age for dataset in topics if len(age := _ages(archive, dataset, weeks))]
+    if not ages:
+        return None
+    together = np.concatenate(ages)
+    return Latency("event time → Kafka", len(together), _percentiles(together, np.ones(len(together))))
+
+
+def _ages(archive: Archive, dataset: Dataset, weeks: Sequence[Week]) -> NDArray[np.float64]:
+    """Seconds from event time to Kafka's time stamp of the first records of a topic's newest file."""
+    import pyarrow.parquet as pq
+
+    snapshot = open_table(archive.store, archive.relative(dataset))
+    files = [] if snapshot is None else snapshot.files({week.key for week in weeks})
+    if snapshot is None or not files:
+        return np.empty(0)
+    relative = f"{snapshot.relative}/{max(files, key=lambda file: (file.slice, file.path)).path}"
+    store = archive.store
+    with store.errors(f"read {relative}"), pq.ParquetFile(store.path(relative), filesystem=store.arrow_fs) as parquet:
+        part = parquet.read_row_group(0, ["time", "kafka_timestamp"]).slice(0, _ROWS)
+    both = part.filter(pc.is_valid(part["kafka_timestamp"]))
+    time, stamp = (both[name].cast(pa.int64()).to_numpy() for name in ("time", "kafka_timestamp"))
+    ages: NDArray[np.float64] = (stamp - time) / 1e6
+    return ages
+
+
+def _percentiles(values: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, ...]:
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    places = [min(int(np.searchsorted(reached, reached[-1] * p / 100)), len(order) - 1) for p in PERCENTILES]
+    return tuple(float(values[order[place]]) for place in places)
+
+
+def latency_section(found: Sequence[Latency]) -> Section | None:
+    """The latencies as a section of the report's page."""
+    if not found:
+        return None
+    last = found[-1]
+    title = f"Half of the records take less than {last.seconds[0]:,.3g} s, 99 % less than {last.seconds[2]:,.3g} s"
+    rows = [[one.name, f"{one.records:,}", *(f"{s:,.3g} s" for s in one.seconds)] for one in found]
+    columns = ["way", "records", *(f"{p} %" if p < 100 else "longest" for p in PERCENTILES)]
+    return Section("latency", f"{title} ({last.name})", "", (), columns, rows)
