@@ -177,7 +177,7 @@ def verify(
         print_json(document)
     else:
         print_facts({name: value for name, value in document.items() if name != "differences"})
-        rows = [(one.exposure, one.column, one.stored, one.computed) for one in found.differences]
+        rows = [(str(one.exposure), one.column, one.stored, one.computed) for one in found.differences]
         print_table("Differences", ("exposure", "column", "in ConsDB", "from the archive"), rows, empty="None.")
     if not found.ok:
         raise typer.Exit(1)
@@ -224,7 +224,10 @@ def explain_value(
 
 def _print_explanation(document: dict[str, Any], found: Explanation, all_samples: bool) -> None:
     tables = ("sources", "samples", "steps", "value", "stored", "fields")
-    print_facts({name: value for name, value in document.items() if name not in tables})
+    # A window's edges count to the microsecond, and an exposure's number is no quantity.
+    exact = {name: f"{document[name]:%Y-%m-%d %H:%M:%S.%f}" for name in ("window_begin", "window_end", "reads_from")}
+    facts = {name: value for name, value in document.items() if name not in tables}
+    print_facts({**facts, **exact, "exposure": str(found.exposure)})
     print_table(
         "Topics",
         ("topic", "columns of the archive", "version", "samples"),

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 BUDGET_S = 25.0
 """How long a tick may wait for the catalogue; Dagster ends one that takes 60 s. What takes longer is a run."""
 
+PROMPT = {"dagster/priority": "10"}
+"""What people wait for by the minute goes before what may take its time, where runs queue."""
+
 _ON = dg.DefaultSensorStatus.RUNNING
 
 
@@ -121,7 +124,7 @@ def drain_requests(
         dg.RunRequest(
             job_name="drain",
             run_config={"ops": {"drain_backlog": {"config": _drain_config(group, group in read_out)}}},
-            tags={jobs.DRAIN_GROUP: group},
+            tags={jobs.DRAIN_GROUP: group, **(PROMPT if group in read_out else {})},
         )
         for group in sorted(due)
         if group not in busy
@@ -175,7 +178,7 @@ def join(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.Sens
             # What was found and not requested stays new: the cursor tells of requests.
             return dg.SensorResult(skip_reason=reason)
         recent = {"ops": {"join_new_exposures": {"config": {"days": DAYS_JOINED}}}}
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_config=recent)], cursor=cursor_of(pending))
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_config=recent, tags=PROMPT)], cursor=cursor_of(pending))
 
 
 def _when_archived(

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from efd_pipelines.cli.exposures import app
 from efd_pipelines.errors import UsageError
 from efd_pipelines.exposures.explaining import Explanation, explain
 from efd_pipelines_tests.unit.exposures.builders import (
@@ -91,3 +93,16 @@ def test_what_was_not_written_or_has_changed_does_not_agree(observatory: Observa
 def test_what_cannot_be_explained_says_why(observatory: Observatory, column: str, number: int, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         explained(observatory, column, number)
+
+
+def test_on_the_command_line_edges_and_numbers_are_whole(
+    observatory: Observatory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observatory.joins()
+    monkeypatch.setenv("EFD_ARCHIVE", observatory.settings.archive)
+    monkeypatch.setenv("EFD_CONSDB_URL", observatory.consdb_url)
+    asked = ["explain", "angle", str(NUMBER), "--config", observatory.join.config]
+    answer = CliRunner().invoke(app, asked)
+    assert answer.exit_code == 0, answer.output
+    for said in (str(NUMBER), "02:00:10.000000", "02:00:14.500000", "02:00:06.400000", "intervals of 2 s", AZIMUTH):
+        assert said in answer.output
