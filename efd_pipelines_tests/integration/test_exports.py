@@ -210,11 +210,15 @@ def test_memory_stays_below_500_mib_for_slices_that_do_not_fit(tmp_path: Path) -
     del parts
     script = """
 import sys
+import psutil
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.exports import export
 from efd_pipelines.settings import load_settings
 archive = Archive(load_settings({}, None, archive=sys.argv[1]))
-result = export(archive, sys.argv[3], "2026-11-16", "2026-11-17", out=sys.argv[2])
+alone = []
+look = lambda *told: alone.append(not psutil.Process().children())
+result = export(archive, sys.argv[3], "2026-11-16", "2026-11-17", out=sys.argv[2], progress=look)
+assert alone and all(alone), "other processes have memory too"
 peak_kib = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(result.rows, int(peak_kib) / 1024)
 """

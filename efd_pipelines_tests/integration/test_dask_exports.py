@@ -1,0 +1,120 @@
+"""Exports by the workers of a Dask cluster, one of which dies on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from efd_pipelines import cluster
+from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.slices import SliceUnit
+from efd_pipelines.client import EfdArchive
+from efd_pipelines.cluster import DaskUnavailable
+from efd_pipelines.exports import export, pieces
+from efd_pipelines.exports.checking import check
+from efd_pipelines_tests.observed import observe
+from efd_pipelines_tests.unit.exports.builders import TEMPERATURE, ArchiveBuilder, at, messages, seconds
+
+MONTH = [datetime(2026, 10, 1, 3, tzinfo=UTC) + timedelta(days=n) for n in range(31)]
+TOPICS = ("MTMount.azimuth", "ESS.temperature", "MTM1M3.hardpointActuatorData")
+SECONDS = 1800.0 if os.environ.get("EFD_TEST_SCALE") else 10.0
+"""Of each night of the month; all of it would be 10⁸ records."""
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Any]:
+    """A scheduler and two workers, each a process of its own."""
+    import distributed
+
+    cluster_of: Any = distributed.LocalCluster
+    with cluster_of(n_workers=2, threads_per_worker=1, dashboard_address=None) as found:
+        yield found
+
+
+@pytest.fixture
+def one_to_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of a day: a scaled down month would be one."""
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 1)
+    monkeypatch.setattr(pieces, "LEAST_BYTES", 1)
+
+
+@pytest.mark.timeout(3600)
+def test_a_month_of_the_observatory_is_whole_though_a_worker_dies(
+    tmp_path: Path, one_to_a_day: None, workers: Any
+) -> None:
+    import dask.dataframe as dd
+
+    builder = ArchiveBuilder(str(tmp_path / "archive"))
+    records = observe(builder, TOPICS, MONTH, SECONDS, rate=0.2, unit=SliceUnit.DAY)
+    out = tmp_path / "out"
+    settings = builder.archive.settings.model_copy(update={"dask_scheduler": workers.scheduler_address})
+    victim = next(iter(workers.workers.values()))
+    lost: list[int] = []
+
+    def lose(what: str, done: int, expected: int) -> None:
+        if not lost:
+            lost.append(done)
+            os.kill(victim.pid, signal.SIGKILL)
+
+    begin, end = MONTH[0] - timedelta(hours=3), MONTH[-1] + timedelta(days=1)
+    result = export(Archive(settings), "lsst.sal.*", begin, end, out=str(out), progress=lose)
+    assert 0 < lost[0] < result.rows == records
+    assert check(settings, str(out), deep=True).ok
+    efd = EfdArchive(settings=builder.archive.settings)
+    for topic in (f"lsst.sal.{name}" for name in TOPICS):
+        frame = dd.read_parquet(str(out / topic), index="time", calculate_divisions=True)
+        assert frame.known_divisions
+        assert frame.npartitions == 31
+        assert frame.divisions == tuple(sorted(frame.divisions))
+        found = frame.compute()
+        assert found.index.is_monotonic_increasing
+        theirs = efd.select_time_series(topic, list(found.columns), begin, end)
+        keys = ["salIndex", "private_seqNum"] if "salIndex" in found else ["private_seqNum"]
+        ours, expected = (
+            one.rename_axis("time").reset_index().sort_values(["time", *keys], ignore_index=True)
+            for one in (found, theirs)
+        )
+        pd.testing.assert_frame_equal(ours, expected[ours.columns], check_dtype=False, check_exact=True)
+
+
+@pytest.mark.timeout(300)
+def test_without_workers_an_export_stops_and_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_to_a_day: None, workers: Any
+) -> None:
+    builder = ArchiveBuilder(str(tmp_path / "archive"))
+    builder.add(TEMPERATURE, messages(seconds(0, 6 * 86_400, 3600)))
+    monkeypatch.setattr(cluster, "WITHOUT_WORKERS_S", 0.0)
+    monkeypatch.setattr(cluster, "_LOOK_S", 0.2)
+    out = tmp_path / "out"
+    settings = builder.archive.settings.model_copy(update={"dask_scheduler": workers.scheduler_address})
+
+    def stop(what: str, done: int, expected: int) -> None:
+        workers.scale(0)
+        workers.sync(workers._correct_state)
+        for worker in list(workers.workers.values()):
+            workers.sync(worker.close)
+
+    monkeypatch.setattr(cluster.Cluster, "cores", property(lambda self: 1))
+    with pytest.raises(DaskUnavailable, match="has no workers"):
+        export(Archive(settings), TEMPERATURE, at(0), at(6 * 86_400), out=str(out), progress=stop)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["archive"]
+    assert list((tmp_path / ".out.partial").rglob("*.parquet"))
+    assert export(builder.archive, TEMPERATURE, at(0), at(6 * 86_400), out=str(out)).rows == 144
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["archive", "out"]
+
+
+def test_a_scheduler_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_CONNECT_S", 1)
+    builder = ArchiveBuilder(str(tmp_path / "archive"))
+    builder.add(TEMPERATURE, messages(seconds(0, 60)))
+    settings = builder.archive.settings.model_copy(update={"dask_scheduler": "tcp://127.0.0.1:9"})
+    with pytest.raises(DaskUnavailable, match=r"127.0.0.1:9 does not answer.*EFD_DASK_SCHEDULER"):
+        export(Archive(settings), TEMPERATURE, at(0), at(60), out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
