@@ -30,8 +30,8 @@ from benchmarks import Figures, note
 from benchmarks.sinks.site import BenchSite, bench_site
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.backlog import backlog
+from efd_pipelines.archive.delta_log import read_log
 from efd_pipelines.archive.reading import read_file
-from efd_pipelines.archive.tables import read_log
 from efd_pipelines.settings import Settings
 from efd_pipelines.simulator.observatory import Observatory
 

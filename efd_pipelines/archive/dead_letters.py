@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.encoding import Encoded, Origin, encode, held_columns, schemas_in
 from efd_pipelines.archive.files import DataFile, first_batch, sort_rows, write_data_file
 from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
@@ -24,7 +25,7 @@ from efd_pipelines.archive.positions import decided_arrays, decided_time_field
 from efd_pipelines.archive.reading import read_file, wanted_schema
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, SliceUnit, slice_guard
-from efd_pipelines.archive.tables import Commit, TableSnapshot, commit
+from efd_pipelines.archive.tables import TableSnapshot, commit
 from efd_pipelines.archive.widening import needs_widening, widen_table
 from efd_pipelines.errors import DataError, StaleWriter
 from efd_pipelines.kafka.frames import FrameBatch

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from efd_pipelines.archive.certificate_audit import audit_certificates
+from efd_pipelines.archive.delta_log import Commit, DamagedTable, log_versions, read_log
 from efd_pipelines.archive.expiry import KIND as EXPIRE
 from efd_pipelines.archive.expiry import Partition as ExpiredPartition
 from efd_pipelines.archive.expiry import is_expired, offsets_let_go
@@ -35,7 +36,7 @@ from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.sequences import COLUMNS as SEQUENCE_COLUMNS
 from efd_pipelines.archive.sequences import Sequences, has_sequence
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
-from efd_pipelines.archive.tables import Commit, DamagedTable, TableSnapshot, log_versions, read_log
+from efd_pipelines.archive.tables import TableSnapshot
 from efd_pipelines.errors import ArchiveError, RegistryUnavailable, SchemaError, SettingsError, StoreUnavailable
 from efd_pipelines.kafka.registry import Registries
 from efd_pipelines.topics.names import Dataset

@@ -30,10 +30,11 @@ from efd_pipelines.archive.certificates import (
     read_certificate,
     write_certificate,
 )
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.ledger import RAW, LedgerRow, relative_of, rows_of
 from efd_pipelines.archive.slices import expire_guard, seal_guard, slice_guard
-from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table
+from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
 from efd_pipelines.errors import ArchiveError, StaleWriter
 from efd_pipelines.topics.names import Dataset
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from efd_pipelines.archive.delta_log import slice_of_path
 from efd_pipelines.archive.encoding import AHEAD_US, held_columns
 from efd_pipelines.archive.files import DataFile, time_range
 from efd_pipelines.archive.findings import REPORT, RESTORE, Audit, counted
@@ -26,7 +27,7 @@ from efd_pipelines.archive.quarantine import CLOCK_ERROR
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice
 from efd_pipelines.archive.store import Store
-from efd_pipelines.archive.tables import TableSnapshot, slice_of_path
+from efd_pipelines.archive.tables import TableSnapshot
 from efd_pipelines.errors import StoreUnavailable
 from efd_pipelines.times import FIRST_WEEK, event_time_us
 from efd_pipelines.topics.layout import plan_layout, wider

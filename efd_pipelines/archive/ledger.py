@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from efd_pipelines.archive.delta_log import Commit, log_versions, read_log
 from efd_pipelines.archive.ledger_rows import (
     GAP,
     KEY,
@@ -40,7 +41,6 @@ from efd_pipelines.archive.ledger_rows import (
 )
 from efd_pipelines.archive.ledger_table import RELATIVE, LedgerTable
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
-from efd_pipelines.archive.tables import Commit, log_versions, read_log
 from efd_pipelines.errors import StaleWriter
 from efd_pipelines.topics.names import Dataset
 

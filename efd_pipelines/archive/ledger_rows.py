@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from efd_pipelines.archive.tables import Commit
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.times import from_microseconds
 from efd_pipelines.topics.names import Dataset
 

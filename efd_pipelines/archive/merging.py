@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.form import Survey, form_of, survey, write_merged
 from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
@@ -32,7 +33,7 @@ from efd_pipelines.archive.reading import IDENTITY
 from efd_pipelines.archive.runs import Room, Run, merged
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice, slice_guard
-from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table
+from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
 from efd_pipelines.errors import ArchiveError, StaleWriter
 from efd_pipelines.memory import give_back
 from efd_pipelines.times import Week, microseconds

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from efd_pipelines.archive.collapse import Row, as_rows, collapsed, proof
+from efd_pipelines.archive.delta_log import Commit, DamagedTable, log_versions, read_log
 from efd_pipelines.archive.expiry import KIND as EXPIRE
 from efd_pipelines.archive.expiry import is_expired, read_mark
 from efd_pipelines.archive.ledger import RAW, SCHEMA, LedgerRow, once, relative_of, rows_of
 from efd_pipelines.archive.ledger_rows import GAP, SEALED, sealed_versions
-from efd_pipelines.archive.tables import Commit, DamagedTable, TableSnapshot, log_versions, open_table, read_log
+from efd_pipelines.archive.tables import TableSnapshot, open_table
 from efd_pipelines.errors import ArchiveError, NameRejected, StoreUnavailable
 from efd_pipelines.times import microseconds, parse_time
 from efd_pipelines.topics.names import Dataset

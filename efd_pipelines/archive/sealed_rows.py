@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from efd_pipelines.archive.certificates import Certificate
+from efd_pipelines.archive.delta_log import slice_of_path
 from efd_pipelines.archive.ledger_rows import (
     GAP,
     NO_RECORDS,
@@ -36,7 +37,6 @@ from efd_pipelines.archive.ledger_rows import (
     sealed_versions,
 )
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
-from efd_pipelines.archive.tables import slice_of_path
 
 Row = dict[str, Any]
 Proof = Callable[[str], Certificate | None]

@@ -28,6 +28,7 @@ from efd_pipelines.archive.certificates import (
     write_certificate,
 )
 from efd_pipelines.archive.collapse import collapse
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.expiry import is_expired
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.form import Survey, form_of, survey
@@ -36,7 +37,7 @@ from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
 from efd_pipelines.archive.merging import FAN_IN, Merger, MergeResult
 from efd_pipelines.archive.sequences import Hole, has_sequence
 from efd_pipelines.archive.slices import seal_guard
-from efd_pipelines.archive.tables import Commit, TableSnapshot, commit
+from efd_pipelines.archive.tables import TableSnapshot, commit
 from efd_pipelines.errors import ArchiveError, StaleWriter, UsageError
 from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset

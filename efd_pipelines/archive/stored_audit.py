@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from efd_pipelines.archive.delta_log import Commit, DamagedTable, log_versions, read_log
 from efd_pipelines.archive.entries import Entries
 from efd_pipelines.archive.findings import DEEPER, REINDEX, RESTORE, RESTORE_LOG, Audit, counted, some
 from efd_pipelines.archive.ledger import RAW, relative_of
-from efd_pipelines.archive.tables import Commit, DamagedTable, log_versions, read_log
 from efd_pipelines.topics.names import Dataset
 
 if TYPE_CHECKING:

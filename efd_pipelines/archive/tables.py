@@ -5,7 +5,7 @@ one step. Every commit carries app ids with the version expected in the snapshot
 whose table moved on is refused (`StaleWriter`) and starts again from a fresh snapshot. delta-rs itself checks
 only the race between two handles, so expected versions and removed files are checked here, before
 (delta-facts). Raw data, tiers and the ledger are tables of this kind. Writing the files: `files.py`; reading
-them: `reading.py`.
+them: `reading.py`; what the log says of a commit: `delta_log.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,23 +29,17 @@ from deltalake.transaction import (
     create_table_with_add_actions,
 )
 
+from efd_pipelines.archive.delta_log import NOTE, Commit, DamagedTable, find_commit, slice_of_path
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.store import Store
-from efd_pipelines.errors import ArchiveError, StaleWriter
-from efd_pipelines.times import from_microseconds, microseconds, parse_time
+from efd_pipelines.errors import StaleWriter
+from efd_pipelines.times import from_microseconds
 from efd_pipelines.topics.layout import wider
 
 _CONFIGURATION = {
     "delta.logRetentionDuration": "interval 30 days",
     "delta.dataSkippingStatsColumns": "time",
 }
-_NOTE = "efd"
-
-
-class DamagedTable(ArchiveError):
-    """A table whose log does not say what it must."""
-
-    remedy = "`efd archive verify --deep` says what is wrong with it; nothing is written to it meanwhile."
 
 
 @dataclass(slots=True, eq=False)
@@ -193,23 +187,6 @@ class TableSnapshot:
         return sorted(files, key=lambda file: (file.week, file.slice, file.path))
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """What one version of a table changed, as its log has it."""
-
-    version: int
-    at_us: int
-    added: tuple[DataFile, ...]
-    removed: tuple[DataFile, ...]
-    transactions: Mapping[str, int]
-    note: Mapping[str, Any]
-
-
-def slice_of_path(path: str) -> str:
-    """The slice that a file's name carries."""
-    return path.rpartition("/")[2].rpartition("-")[0]
-
-
 def _microseconds(column: Any) -> list[int | None]:
     values: list[int | None] = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_pylist()
     return values
@@ -273,20 +250,20 @@ def commit(
     if remove:
         stamp["removed"] = {file.path: [file.rows, file.time_min_us, file.time_max_us] for file in remove}
     properties = CommitProperties(
-        custom_metadata={_NOTE: json.dumps(stamp, separators=(",", ":"))},
+        custom_metadata={NOTE: json.dumps(stamp, separators=(",", ":"))},
         app_transactions=[Transaction(app_id, new) for app_id, (_, new) in transactions.items()],
         # A creator that is refused must not try again: delta-rs would make the table a second time, as version 1.
         max_commit_retries=0 if snapshot is None else retries,
     )
     if snapshot is None:
         _create(store, relative, add, schema, description, properties, partition)
-        return _find(store, relative, 0, stamp["commit"], partition)
+        return find_commit(store, relative, 0, stamp["commit"], partition)
     if snapshot.is_overtaken:
         raise StaleWriter(f"{relative}: another writer has committed since")
     snapshot = _with_columns(snapshot, schema)
     _check(snapshot, replaced, transactions)
     _append(snapshot, add, remove, properties, changes=not rearranges)
-    made = _find(store, relative, snapshot.version + 1, stamp["commit"], partition)
+    made = find_commit(store, relative, snapshot.version + 1, stamp["commit"], partition)
     snapshot.handle.reached = made.version
     return made
 
@@ -444,79 +421,3 @@ def _remove_action(file: DataFile, partition: str, changes: bool) -> RemoveActio
 
 def _iso(time_us: int) -> str:
     return from_microseconds(time_us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _find(store: Store, relative: str, first: int, commit_id: str, partition: str) -> Commit:
-    """The commit just made, found in the log by its id: other writers may have committed before it."""
-    for found in read_log(store, relative, first, partition=partition):
-        if found.note.get("commit") == commit_id:
-            return found
-    raise DamagedTable(f"The log of {relative} does not have the commit that was just made")
-
-
-def read_log(store: Store, relative: str, first: int, *, partition: str = "week") -> Iterable[Commit]:
-    """The commits of a table from version `first` on, as far as its log goes.
-
-    Raises:
-        DamagedTable: one cannot be read.
-    """
-    while (data := store.try_read(f"{relative}/_delta_log/{first:020d}.json")) is not None:
-        try:
-            made = _parse(store, relative, first, data, partition)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedTable(f"Version {first} of the log of {relative} cannot be read ({error!r})") from error
-        yield made
-        first += 1
-
-
-def log_versions(store: Store, relative: str) -> list[int]:
-    """Versions whose log entries are still there, rising."""
-    names = store.list(f"{relative}/_delta_log")
-    return [int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit() and len(name) == 25]
-
-
-def _parse(store: Store, relative: str, version: int, data: bytes, partition: str) -> Commit:
-    actions = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
-    info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
-    note = json.loads(info.get(_NOTE, "{}"))
-    counts = note.get("removed", {})
-
-    def logged(kind: str) -> tuple[DataFile, ...]:
-        found = [_logged(store, relative, action[kind], partition) for action in actions if kind in action]
-        return tuple(_counted(file, counts.get(file.path)) for file in found)
-
-    moved = [action["txn"] for action in actions if "txn" in action]
-    return Commit(
-        version=version,
-        at_us=int(info.get("timestamp", 0)) * 1000,
-        added=logged("add"),
-        removed=logged("remove"),
-        transactions={action["appId"]: int(action["version"]) for action in moved},
-        note=note,
-    )
-
-
-def _counted(file: DataFile, counts: Sequence[Any] | None) -> DataFile:
-    """A removed file with its rows and times: Delta's remove action does not carry them, our note does."""
-    if counts is None:
-        return file
-    return replace(file, rows=counts[0], time_min_us=counts[1], time_max_us=counts[2])
-
-
-def _logged(store: Store, relative: str, action: Mapping[str, Any], partition: str) -> DataFile:
-    stats = json.loads(action["stats"]) if action.get("stats") else {}
-    path = action["path"]
-    return DataFile(
-        path=path,
-        week=(action.get("partitionValues") or {}).get(partition) or "",
-        slice=slice_of_path(path),
-        rows=int(stats.get("numRecords", 0)),
-        size_bytes=int(action.get("size") or 0),
-        time_min_us=_from_iso(stats.get("minValues", {}).get("time")),
-        time_max_us=_from_iso(stats.get("maxValues", {}).get("time")),
-        uri=store.uri(f"{relative}/{path}"),
-    )
-
-
-def _from_iso(text: str | None) -> int | None:
-    return None if text is None else microseconds(parse_time(text))

@@ -15,13 +15,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.files import DataFile, write_data_file
 from efd_pipelines.archive.form import form_of, survey, write_merged
 from efd_pipelines.archive.reading import read_file
 from efd_pipelines.archive.runs import Room, Run, merged
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.slices import QUARANTINE, seal_guard, slice_guard
-from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table, widen
+from efd_pipelines.archive.tables import TableSnapshot, commit, open_table, widen
 from efd_pipelines.errors import ArchiveError, StaleWriter
 from efd_pipelines.topics.layout import Column, arrow_field
 

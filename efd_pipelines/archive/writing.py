@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.encoding import Encoded, HeldColumns, Origin, encode, held_columns
 from efd_pipelines.archive.files import EncodedFile, encoded_file, put_file, sort_rows
 from efd_pipelines.archive.generations import is_archived
@@ -27,7 +28,7 @@ from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.losses import compacted, gap_note, has_holes
 from efd_pipelines.archive.positions import Intake, Source, decided_time_field
 from efd_pipelines.archive.slices import SliceUnit
-from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table
+from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
 from efd_pipelines.archive.widening import needs_widening, widen_table
 from efd_pipelines.errors import StaleWriter
 from efd_pipelines.kafka.backlog import Chunk, Position

@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.encoding import held_columns
 from efd_pipelines.archive.expiry import is_expired
 from efd_pipelines.archive.files import DataFile, sort_rows, write_data_file
@@ -27,7 +28,7 @@ from efd_pipelines.archive.ledger import RAW, LedgerRow, relative_of, rows_of
 from efd_pipelines.archive.positions import FORMAT, row_bytes
 from efd_pipelines.archive.reading import IDENTITY, good_files, read_file, wanted_schema
 from efd_pipelines.archive.slices import Slice, SliceUnit, choose_unit, slice_starts
-from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table
+from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
 from efd_pipelines.archive.widening import needs_widening, widen_table
 from efd_pipelines.errors import StaleWriter
 from efd_pipelines.history.casting import CastBack, cast_back

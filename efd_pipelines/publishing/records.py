@@ -20,11 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from efd_pipelines.archive.delta_log import Commit, read_log
 from efd_pipelines.archive.files import DataFile, write_data_file
 from efd_pipelines.archive.reading import conform, read_file
 from efd_pipelines.archive.slices import Slice
 from efd_pipelines.archive.store import Store
-from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table, read_log
+from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
 from efd_pipelines.topics.layout import TIME
 from efd_pipelines.topics.names import Dataset
 

@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.delta_log import Commit, read_log
 from efd_pipelines.archive.expiry import is_expired
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice, SliceUnit, slice_starts
 from efd_pipelines.archive.store import Store
-from efd_pipelines.archive.tables import Commit, TableSnapshot, open_table, read_log
+from efd_pipelines.archive.tables import TableSnapshot, open_table
 from efd_pipelines.publishing.policy import Publication
 from efd_pipelines.publishing.records import Interrupted, Records
 from efd_pipelines.topics.names import Dataset

@@ -17,11 +17,12 @@ from itertools import groupby
 import pyarrow as pa
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.ledger import LedgerRow, rows_of
 from efd_pipelines.archive.reading import good_files
 from efd_pipelines.archive.slices import Slice
-from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table
+from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
 from efd_pipelines.archive.widening import widen_table
 from efd_pipelines.errors import ArchiveError, DataError, StaleWriter
 from efd_pipelines.tiers.columns import decide_arrays

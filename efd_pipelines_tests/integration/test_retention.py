@@ -9,8 +9,8 @@ import pytest
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import verify
+from efd_pipelines.archive.delta_log import read_log
 from efd_pipelines.archive.expiry import read_mark
-from efd_pipelines.archive.tables import read_log
 from efd_pipelines.retention.enforce import enforce
 from efd_pipelines.retention.pins import pin, pins
 from efd_pipelines.retention.policy import read_policy

@@ -15,9 +15,9 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.delta_log import log_versions, read_log
 from efd_pipelines.archive.drain import drain
 from efd_pipelines.archive.ledger import RAW, LedgerRow
-from efd_pipelines.archive.tables import log_versions, read_log
 from efd_pipelines.settings import Settings, load_settings
 from efd_pipelines.simulator.replay import replay
 from efd_pipelines.storage import storage_report

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.encoding import Encoded, Origin, encode, held_columns
 from efd_pipelines.archive.files import sort_rows, write_data_file
 from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.slices import SliceUnit
-from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, open_table
+from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
 from efd_pipelines.archive.widening import needs_widening, widen_table
 from efd_pipelines.kafka.frames import FrameBatch
 from efd_pipelines.simulator.encoding import encoder_of, frame_head

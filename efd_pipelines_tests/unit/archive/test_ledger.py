@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.files import write_data_file
 from efd_pipelines.archive.ledger import RAW, RELATIVE, Ledger, hash_of_path, rows_of
-from efd_pipelines.archive.tables import Commit, commit, open_table
+from efd_pipelines.archive.tables import commit, open_table
 from efd_pipelines.topics.layout import TIME
 from efd_pipelines.topics.names import Dataset
 

@@ -11,9 +11,10 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import CommitProperties, Transaction
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.delta_log import Commit, log_versions, read_log
 from efd_pipelines.archive.files import DataFile, write_data_file
 from efd_pipelines.archive.reading import read
-from efd_pipelines.archive.tables import Commit, TableSnapshot, commit, log_versions, open_table, read_log, widen
+from efd_pipelines.archive.tables import TableSnapshot, commit, open_table, widen
 from efd_pipelines.archive.widening import widen_table
 from efd_pipelines.errors import StaleWriter
 from efd_pipelines.topics.layout import TIME, Column

@@ -15,10 +15,11 @@ from deltalake import DeltaTable
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.certificates import Certificate, CertifiedFile, Origin, write_certificate
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.files import sort_rows, write_data_file
 from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.slices import Slice, SliceUnit, seal_guard, slice_starts
-from efd_pipelines.archive.tables import Commit, commit, open_table
+from efd_pipelines.archive.tables import commit, open_table
 from efd_pipelines.tiers.rows import TableRows
 from efd_pipelines.tiers.summary import summarise
 from efd_pipelines.tiers.tier import TIERS, Tier

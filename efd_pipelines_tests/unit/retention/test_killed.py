@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.delta_log import read_log
 from efd_pipelines.archive.expiry import read_mark
-from efd_pipelines.archive.tables import read_log
 from efd_pipelines.retention.enforce import enforce
 from efd_pipelines.retention.pins import TURN
 from efd_pipelines.retention.policy import read_policy

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.files import sort_rows, write_data_file
 from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.slices import Slice, SliceUnit, slice_starts
-from efd_pipelines.archive.tables import Commit, commit, open_table
+from efd_pipelines.archive.tables import commit, open_table
 from efd_pipelines.configuration import load_configuration
 from efd_pipelines.settings import load_settings
 from efd_pipelines.topics.layout import SYSTEM_COLUMNS, TIME, Column, arrow_field
