@@ -69,7 +69,9 @@ def unique() -> str:
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     """A Kafka broker of this session."""
-    server = KafkaServer(tmp_path_factory.mktemp("kafka"), die_with_parent=True)
+    # One that is killed before it has noted what was deleted gives it out again: by default it notes so once a minute.
+    notes_soon = {"log.flush.start.offset.checkpoint.interval.ms": "100"}
+    server = KafkaServer(tmp_path_factory.mktemp("kafka"), properties=notes_soon, die_with_parent=True)
     start(server)
     yield server
     server.stop()

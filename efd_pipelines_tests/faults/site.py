@@ -51,7 +51,9 @@ CHANGING = tuple(
 DATASETS = tuple(sorted({builtin_topic(name).name for name in _TOPICS} | {_CHANGING, lost.TOPIC.name}))
 """What is archived: a broker may have others' topics, too."""
 
-_REPLICATED = {"default.replication.factor": "3", "min.insync.replicas": "1"}
+# A broker that is killed before it has noted what was deleted gives it out again: by default it notes so once a minute.
+_NOTES_SOON = {"log.flush.start.offset.checkpoint.interval.ms": "100"}
+_REPLICATED = {"default.replication.factor": "3", "min.insync.replicas": "1", **_NOTES_SOON}
 _FIRST_SEED = 1_000
 _ROOM_BYTES = 4 << 30
 
@@ -85,7 +87,7 @@ class Servers:
     @classmethod
     def started(cls, directory: Path) -> Self:
         servers = cls(
-            KafkaServer(directory / "kafka", die_with_parent=True),
+            KafkaServer(directory / "kafka", properties=_NOTES_SOON, die_with_parent=True),
             RegistryServer(directory / "registry", die_with_parent=True),
             S3Server(directory / "s3", die_with_parent=True),
             InfluxServer(directory / "influx", die_with_parent=True),
