@@ -54,15 +54,24 @@ class Cluster:
         waiting: deque[tuple[A, Any]] = deque()
         ahead = 2 * self.cores
         for argument in arguments:
-            waiting.append((argument, self._client.submit(function, argument, pure=False, retries=_RETRIES)))
+            waiting.append((argument, self.submit(function, argument)))
             if len(waiting) >= ahead:
                 first, future = waiting.popleft()
-                yield first, self._taken(future)
+                yield first, self.taken(future)
         while waiting:
             first, future = waiting.popleft()
-            yield first, self._taken(future)
+            yield first, self.taken(future)
 
-    def _taken(self, future: Any) -> Any:
+    def submit(self, function: Callable[[A], Any], argument: A) -> Any:
+        """Has something done; what comes of it, `taken` gives."""
+        return self._client.submit(function, argument, pure=False, retries=_RETRIES)
+
+    def taken(self, future: Any) -> Any:
+        """What came of something that was submitted.
+
+        Raises:
+            DaskUnavailable: the scheduler, or all workers, are gone.
+        """
         import distributed
 
         alone_since: float | None = None

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from efd_pipelines.archive.slices import Slice
-from efd_pipelines.errors import ServiceUnavailable
+from efd_pipelines.cluster import Cluster, cluster_at
 from efd_pipelines.tiers.work import Computed, Work
 
 if TYPE_CHECKING:
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 
 Passes: TypeAlias = Iterable[Sequence[Slice]]
 IsStale: TypeAlias = Callable[[Sequence[Slice]], bool]
-
-_CONNECT_S = 30
-_RETRIES = 3
-
-
-class DaskUnavailable(ServiceUnavailable):
-    """The Dask scheduler does not answer."""
-
-    remedy = "Check EFD_DASK_SCHEDULER and that the scheduler runs, or unset it; then run again: nothing was lost."
 
 
 class Sharing(Protocol):
@@ -49,8 +40,8 @@ def sharing(settings: Settings, processes: int = 1) -> Iterator[Sharing]:
         DaskUnavailable: the scheduler does not answer.
     """
     if settings.dask_scheduler:
-        with _dask_client(settings.dask_scheduler) as client:
-            yield _Dask(client)
+        with cluster_at(settings.dask_scheduler) as cluster:
+            yield _Dask(cluster)
     elif processes > 1:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
@@ -107,9 +98,9 @@ class _Processes:
 class _Dask:
     """Workers of a cluster; each needs this package and the way to the store."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._ahead = 2 * max(1, sum(client.ncores().values()))
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._ahead = 2 * cluster.cores
 
     def compute(self, work: Work, passes: Passes, is_stale: IsStale) -> Iterator[tuple[Sequence[Slice], Computed]]:
         waiting: deque[tuple[Sequence[Slice], Any]] = deque()
@@ -121,25 +112,12 @@ class _Dask:
             yield self._taken(*waiting.popleft())
 
     def _submit(self, work: Work, slices: Sequence[Slice]) -> Any:
-        part = work.part(slices)
-        return self._client.submit(_computed, part, slices, pure=False, retries=_RETRIES)
+        return self._cluster.submit(_computed, (work.part(slices), slices))
 
     def _taken(self, slices: Sequence[Slice], future: Any) -> tuple[Sequence[Slice], Computed]:
-        return slices, _nothing() if future is None else future.result()
+        return slices, _nothing() if future is None else self._cluster.taken(future)
 
 
-def _computed(work: Work, slices: Sequence[Slice]) -> Computed:
+def _computed(task: tuple[Work, Sequence[Slice]]) -> Computed:
+    work, slices = task
     return work.compute(slices)
-
-
-@contextmanager
-def _dask_client(address: str) -> Iterator[Any]:
-    import distributed
-
-    connect: Callable[..., Any] = distributed.Client
-    try:
-        client = connect(address, timeout=_CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError) as error:
-        raise DaskUnavailable(f"The Dask scheduler at {address} does not answer ({error})") from error
-    with client:
-        yield client
