@@ -147,6 +147,7 @@ class Reader:
         raw = open_table(self.archive.store, self.archive.relative(dataset))
         if raw is None:
             return self._elsewhere(dataset, question)
+        _check_device(dataset, raw.schema, question)
         tier = self._tier(dataset, raw, question)
         if tier is not None:
             return self._of_tier(dataset, raw, tier[0], tier[1], question)
@@ -179,10 +180,6 @@ class Reader:
         statistics: Sequence[str] = (),
     ) -> TablePortion:
         parts, schema = asked_of(dataset.text, snapshot.schema, question.fields, statistics)
-        if question.device is not None and question.device[0] not in snapshot.schema.names:
-            raise UsageError(
-                f"{dataset} has no {question.device[0]}: it is not sent by several devices", remedy="Leave `index` out."
-            )
         scan = Scan.of(
             snapshot,
             dataset,
@@ -206,6 +203,7 @@ class Reader:
         table = influx_schema(settings, dataset) if settings.history_influx_url else None
         if table is None:
             raise self._unknown(dataset)
+        _check_device(dataset, table, question)
         parts, schema = asked_of(dataset.text, table, question.fields)
         portion = InfluxPortion(settings, dataset, question.window, parts, schema, table, question.device)
         return Selection(self, question, dataset, (portion,), schema, None)
@@ -253,6 +251,13 @@ def _check(question: Question) -> None:
         )
     if question.resolution not in (RAW, AUTO):
         tier_named(question.resolution)
+
+
+def _check_device(dataset: Dataset, schema: pa.Schema, question: Question) -> None:
+    if question.device is not None and schema.get_field_index(question.device[0]) < 0:
+        raise UsageError(
+            f"{dataset} has no {question.device[0]}: it is not sent by several devices", remedy="Leave `index` out."
+        )
 
 
 def _rows(snapshot: TableSnapshot, window: TimeWindow) -> int:

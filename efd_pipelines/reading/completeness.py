@@ -22,14 +22,12 @@ from efd_pipelines.archive.losses import missing_records
 from efd_pipelines.archive.reading import read_file
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
 from efd_pipelines.errors import UnknownDataset
-from efd_pipelines.times import FIRST_WEEK, Week, from_microseconds, microseconds, weeks_between
+from efd_pipelines.times import FIRST_WEEK, Week, from_microseconds, microseconds, this_week, weeks_between
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.tables import TableSnapshot
     from efd_pipelines.topics.names import Dataset
-
-_MOST_WEEKS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +144,8 @@ def _arrived(snapshot: TableSnapshot, place: str, start_us: int, end_us: int) ->
 
 def _expired(snapshot: TableSnapshot, start_us: int, end_us: int) -> tuple[str, ...]:
     first = max(Week.containing(start_us), FIRST_WEEK)
-    last = Week.containing(max(start_us, end_us - 1))
-    weeks = weeks_between(first, last)[:_MOST_WEEKS]
+    last = min(Week.containing(max(start_us, end_us - 1)), this_week())
+    weeks = weeks_between(first, last)
     return tuple(week.key for week in weeks if is_expired(snapshot, week))
 
 
