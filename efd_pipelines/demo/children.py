@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -50,6 +51,28 @@ def run_job(job: str, config: Path, home: Path, environment: Mapping[str, str], 
         except BaseException:
             _end(child)
             raise
+
+
+@contextmanager
+def compiling_ahead(environment: Mapping[str, str]) -> Iterator[None]:
+    """Compiles meanwhile what summarises, when nobody else wants a processor; only on the first run it takes long.
+
+    The job would stand still while it compiles: now services start and records are made. Where it does not get ready
+    in time, the job compiles for itself.
+    """
+    code = "import os; os.nice(10); from efd_pipelines.tiers.statistics import make_ready; make_ready()"
+    with subprocess.Popen(
+        tied_to_us([sys.executable, "-c", code]),
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as child:
+        try:
+            yield
+        finally:
+            _signal(child.pid, signal.SIGKILL)
 
 
 def tied_to_us(command: Sequence[str | Path]) -> list[str]:

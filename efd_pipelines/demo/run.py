@@ -14,7 +14,7 @@ from pathlib import Path
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.status import status
-from efd_pipelines.demo.children import run_job
+from efd_pipelines.demo.children import compiling_ahead, run_job
 from efd_pipelines.demo.observatory import SEED, Window, next_window
 from efd_pipelines.demo.site import Site
 from efd_pipelines.errors import DataError
@@ -77,7 +77,7 @@ def run_demo(directory: Path, seconds: float = SECONDS, *, tell: Tell) -> Demo:
     """
     began = time.monotonic()
     site = Site.at(directory)
-    with site.claimed():
+    with site.claimed(), compiling_ahead(site.environment({})):
         before = _archived(site)
         tell("Starting Apache Kafka and the schema registry (installed once per machine)")
         with site.served() as (_, reached):

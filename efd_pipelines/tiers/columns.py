@@ -13,10 +13,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
+from efd_pipelines.archive.files import FileForm
 from efd_pipelines.topics.layout import RESERVED, TIME, Arrays, wider
 
 STATISTICS = ("first", "min", "max", "mean", "median", "stdev")
@@ -54,11 +56,17 @@ class SummaryField:
     def type_of(self, statistic: str) -> pa.DataType:
         return pa.list_(self.item_type_of(statistic)) if self.is_list else self.item_type_of(statistic)
 
+    def names(self) -> list[str]:
+        """The names of its columns."""
+        return [f"{statistic}_{self.name}" for statistic in self.statistics]
+
     def columns(self) -> Iterator[tuple[str, pa.Field[Any]]]:
         """Each statistic with its column."""
+        own, real = self.type_of("first"), self.type_of("mean")
         for statistic in self.statistics:
             metadata = {**self.metadata, b"statistic": statistic.encode()}
-            yield statistic, pa.field(f"{statistic}_{self.name}", self.type_of(statistic), metadata=metadata)
+            kind = own if statistic in _OWN_TYPE else real
+            yield statistic, pa.field(f"{statistic}_{self.name}", kind, metadata=metadata)
 
 
 def tier_columns(schema: pa.Schema, arrays: Arrays) -> list[SummaryField]:
@@ -81,22 +89,47 @@ def tier_schema(schema: pa.Schema, fields: list[SummaryField]) -> pa.Schema:
     return pa.schema([*head, *(column for one in fields for _, column in one.columns())])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class TierForm:
-    """The fields of a tier over one schema, and its columns: with 800 fields they take a tenth of a second to make."""
+    """The fields of a tier over one schema, and its columns: with 800 fields they take a tenth of a second to make.
+
+    So those of some schemas are kept: all tiers of a dataset have the same.
+    """
 
     fields: list[SummaryField]
     schema: pa.Schema
 
     @classmethod
     def of(cls, schema: pa.Schema, arrays: Arrays) -> TierForm:
-        fields = tier_columns(schema, arrays)
-        return cls(fields, tier_schema(schema, fields))
+        return _form(_Columns(tuple(map(_content, schema)), schema), arrays)
+
+    @cached_property
+    def file(self) -> FileForm:
+        """How files are written that have all columns."""
+        return FileForm.of(self.schema)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Columns by what they are: schemas are equal in spite of other units, and Delta gives metadata in any order."""
+
+    content: tuple[tuple[str, pa.DataType, frozenset[tuple[bytes, bytes]]], ...]
+    schema: pa.Schema = field(compare=False)
+
+
+def _content(column: pa.Field[Any]) -> tuple[str, pa.DataType, frozenset[tuple[bytes, bytes]]]:
+    return column.name, column.type, frozenset((column.metadata or {}).items())
+
+
+@functools.lru_cache(maxsize=64)
+def _form(columns: _Columns, arrays: Arrays) -> TierForm:
+    fields = tier_columns(columns.schema, arrays)
+    return TierForm(fields, tier_schema(columns.schema, fields))
 
 
 def decide_arrays(schema: pa.Schema) -> Arrays:
     """Whether a tier over `schema` has a column for each element of an array, or lists."""
-    return "flat" if len(tier_schema(schema, tier_columns(schema, "flat"))) <= MAX_FLAT_COLUMNS else "list"
+    return "flat" if len(TierForm.of(schema, "flat").schema) <= MAX_FLAT_COLUMNS else "list"
 
 
 def _field(columns: list[pa.Field[Any]], *, is_list: bool) -> SummaryField:

@@ -49,14 +49,15 @@ LONGS, DOUBLES = np.empty(0, np.int64), np.empty(0, np.float64)
 def room_bytes(size: int, longest: int) -> int:
     """Memory that a tile takes, of values of `size` bytes and windows of at most so many samples."""
     kept = 3 * GROUP * TILE * (size + 8) + 4 * TILE * (size + 8)
-    rows = int(rows_together(longest))
-    return kept + rows * TILE * size + (2 * longest * size if longest > MAX_NETWORK else 0) + 64 * 8
+    return kept + rows_together(longest) * TILE * size + (2 * longest * size if longest > MAX_NETWORK else 0) + 64 * 8
 
 
-@compiled
-def rows_together(longest: int) -> Any:
+def rows_together(longest: int) -> int:
     """Samples for which there is room to transpose them."""
     return max(MAX_ROWS, min(longest, MAX_NETWORK))
+
+
+_rows_together = compiled(rows_together)
 
 
 @compiled
@@ -103,7 +104,7 @@ def window_statistics(
     some_extremes = found + 4 * TILE * size
     some_reals = some_extremes + 3 * stride
     buffer = some_reals + 3 * GROUP * TILE * 8
-    keys = buffer + rows_together(longest) * TILE * size
+    keys = buffer + _rows_together(longest) * TILE * size
     first, gathered, written, incomplete = 0, begin, begin, 0
     for window in range(begin, stop):
         start, end = starts[window], ends[window]

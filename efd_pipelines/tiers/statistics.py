@@ -151,6 +151,12 @@ def _memory(size: int) -> NDArray[np.uint8]:
     return memory[begin : begin + size]
 
 
+def make_ready() -> None:
+    """Compiles the kernel for all types that there are, or loads what has been kept of it."""
+    for kind in (np.float32, np.float64, np.int64):
+        window_statistics(np.zeros((1, 2), kind), np.array([0]), np.array([2]))
+
+
 def _parts(count: int, size: int) -> list[slice]:
     return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
 

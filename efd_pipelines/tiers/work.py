@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from efd_pipelines.archive.files import DataFile, sort_rows, write_data_file
+from efd_pipelines.archive.files import DataFile, encoded_file, put_file, sort_rows
 from efd_pipelines.archive.reading import conform
 from efd_pipelines.archive.slices import Slice
 from efd_pipelines.archive.store import Store
@@ -144,6 +144,10 @@ class Work:
         step = -(-windows // _STEPS) * self.window_us
         most = self._most_rows(start_us, end_us)
         files = [file for file in self.files if rows_within(file, start_us, end_us)]
+        if self._rows_about(start_us, end_us) <= most:
+            if files:
+                yield start_us, end_us
+            return
         begin, rows = start_us, 0.0
         for edge in range(start_us, end_us, step):
             more = sum(rows_within(file, edge, edge + step) for file in files)
@@ -171,8 +175,9 @@ class Work:
         rows = table.filter(_within(table, part.start_us, part.end_us))
         if not rows.num_rows:
             return None
-        kept = rows.drop_columns(_unused(rows, form))
-        return write_data_file(self.store, self.relative, part.week.key, part.key, kept)
+        unused = _unused(rows, form)
+        file = encoded_file(part.week.key, part.key, rows.drop_columns(unused), None if unused else form.file)
+        return put_file(self.store, self.relative, file)
 
 
 def rows_within(file: DataFile, start_us: int, end_us: int) -> float:
@@ -197,7 +202,7 @@ def _unused(rows: pa.Table, form: TierForm) -> list[str]:
     """Columns of fields that no record of the slice has: a field that came later changes no older file."""
     unused: list[str] = []
     for one in form.fields:
-        names = [column.name for _, column in one.columns()]
+        names = one.names()
         if all(rows[name].null_count == rows.num_rows for name in names):
             unused += names
     return unused
