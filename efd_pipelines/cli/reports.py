@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, help="What the engineering data takes to store.")
 
+_CHANGES = 10
 _COLUMNS = ("csc", "size_mb", "percent", "rows", "messages", "parquet_mb")
 
 
@@ -42,9 +44,10 @@ def storage(
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Report sizes per component and topic.
+    """Report sizes per component and topic, rates, and what components could change.
 
-    Of the newest week unless told otherwise. The report is kept in the archive too, as Parquet, Markdown and a chart.
+    Of the newest week unless told otherwise. The report is kept in the archive too: Parquet, Markdown and a page with
+    charts that opens from a disk. A store that cannot be asked is named in a warning; with --strict that exits 1.
     """
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.settings import load_settings
@@ -58,12 +61,28 @@ def storage(
         for name in SECTIONS:
             _print_section(result, name)
         print_facts({"total MB": result.total_mb, "of": result.measure.value})
-        for line in (*result.missing, *result.notes):
+        for line in result.notes:
             print(line)
+        _print_details(result)
         for file in result.files:
             print(file)
+    for line in result.missing:
+        print(f"Warning: {line}", file=sys.stderr)
     if strict and result.missing:
         raise typer.Exit(1)
+
+
+def _print_details(result: StorageReport) -> None:
+    details = result.details
+    if details is None:
+        return
+    if details.rates is not None:
+        rates = details.rates
+        print_facts({"mean MB/s": rates.mean_mb_s, "peak hour MB/s": rates.peak_mb_s, "peak hour": rates.peak_at})
+    if details.advice is not None and details.advice.changes:
+        print()
+        rows = [(one.topic, one.kind, one.tb_year, one.what) for one in details.advice.changes[:_CHANGES]]
+        print_table("What could be saved, in TB a year", ("topic", "change", "TB a year", "what"), rows)
 
 
 def _print_section(result: StorageReport, name: str) -> None:

@@ -56,8 +56,10 @@ def storage_throughput(context: dg.AssetExecutionContext, deployment: Deployment
     """The weekly storage report: rows, messages, Avro and Parquet bytes of each component and topic, and their shares.
 
     Open a week's partition and its `report` to read it, with its picture. The same is kept as files, whose addresses
-    are in `files`: `throughput.md` for people, `throughput.png`, and `throughput.parquet` with the columns below, a row
-    per store and topic. Made each night for the week that the day before was in, so that Monday's is of the whole week.
+    are in `files`: `throughput.html`, a page with all charts, movers, rates and advice, that opens from a disk;
+    `throughput.md` and `throughput.png`; and `throughput.parquet` with the columns below, a row per store and topic.
+    What could not be asked is in `missing`, and the run warns of it. Made each night for the week that the day before
+    was in, so that Monday's is of the whole week.
     """
     from efd_pipelines.storage.throughput import storage_report
 
@@ -65,6 +67,7 @@ def storage_throughput(context: dg.AssetExecutionContext, deployment: Deployment
         archive = deployment.archive()
         for key in context.partition_keys:
             report = storage_report(archive, week=Week.parse(key))
+            _warn(context.log, report)
             context.add_asset_metadata(_shown(report), partition_key=key)
     return dg.MaterializeResult()
 
@@ -86,6 +89,7 @@ def report_storage(context: dg.OpExecutionContext, config: ReportConfig, deploym
         archive = deployment.archive()
         weeks = [Week.parse(key) for key in config.weeks] or _weeks_of_run(archive, context.run_id)
         for report in [storage_report(archive, week=week) for week in weeks] or [storage_report(archive)]:
+            _warn(context.log, report)
             context.log.info(f"{report.key}: {report.total_mb:,.1f} MB; {', '.join(report.files)}")
             context.log_event(
                 dg.AssetMaterialization(
@@ -103,10 +107,18 @@ def _weeks_of_run(archive: "Archive", run: str) -> list[Week]:
     return sorted(Week.parse(week) for week in weeks - {"", "quarantine", "dead"})
 
 
+def _warn(log: dg.DagsterLogManager, report: "StorageReport") -> None:
+    """A report that lacks something is made all the same, and its run ends with a warning."""
+    for line in report.missing:
+        log.warning(f"The storage report of {report.key} lacks something. {line}")
+
+
 def _shown(report: "StorageReport") -> Metadata:
+    from efd_pipelines.storage.changes import changes
     from efd_pipelines.storage.chart import picture
     from efd_pipelines.storage.render import markdown
 
+    changed = changes(report.gathered)
     drawn = picture_address(picture(report, dpi=_DPI))
     return {
         "report": dg.MetadataValue.md(markdown(report, picture=drawn)),
@@ -118,5 +130,20 @@ def _shown(report: "StorageReport") -> Metadata:
         "tier_mb": round(report.total("tier_mb"), 6),
         "components": int(report.components["csc"].nunique()),
         "topics": len(report.topics),
+        "new_topics": len(changed.new),
+        "vanished_topics": len(changed.vanished),
+        **_of_details(report),
+        "missing": dg.MetadataValue.md("\n".join(f"- {line}" for line in report.missing) or "Nothing."),
+        "page": dg.MetadataValue.path(next((file for file in report.files if file.endswith(".html")), "")),
         "files": dg.MetadataValue.md("\n".join(f"- `{file}`" for file in report.files)),
     }
+
+
+def _of_details(report: "StorageReport") -> Metadata:
+    """Rates, and what the largest change would save, as numbers that the UI plots over weeks."""
+    found: Metadata = {}
+    if report.details is not None and report.details.rates is not None:
+        found |= {"mean_mb_s": report.details.rates.mean_mb_s, "peak_hour_mb_s": report.details.rates.peak_mb_s}
+    if report.details is not None and report.details.advice is not None and report.details.advice.changes:
+        found["largest_saving_tb_year"] = report.details.advice.changes[0].tb_year
+    return found

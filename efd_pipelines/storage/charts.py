@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from efd_pipelines.storage.svg import (
@@ -157,11 +158,12 @@ def sankey(name: str, title: str, flows: Sequence[tuple[str, str, int, float]], 
     return drawing.svg()
 
 
-def hours(name: str, title: str, values: Sequence[float], limits: Mapping[str, float], first: str) -> str:
+def hours(name: str, title: str, values: Sequence[float], limits: Mapping[str, float], start: datetime) -> str:
     """MB/s of each hour of a period as a line of steps, and limits as dashed lines that are named."""
     high = max([*values, *(limit for limit in limits.values() if limit <= 20 * max(values, default=0.0))], default=0.0)
     marks = ticks(high)
     foot = 230.0
+    first = f"{start:%Y-%m-%d %H:%M}"
     words = f"From {first}, {len(values)} hours; highest {max(values, default=0.0):.3g} MB/s."
     drawing = Drawing(name, title, words, foot + 50)
     x, y = Scale(0, max(len(values), 1), LEFT, RIGHT), Scale(0, marks[-1], foot, TOP)
@@ -169,7 +171,8 @@ def hours(name: str, title: str, values: Sequence[float], limits: Mapping[str, f
     every = max(24, 24 * (len(values) // (24 * 8)))
     for hour in range(0, len(values) + 1, every):
         drawing.line(x(hour), foot, x(hour), foot + 4)
-        drawing.text(x(hour), foot + 14, f"day {hour // 24 + 1}", "start", "small")
+        if hour < len(values):
+            drawing.text(x(hour), foot + 14, f"{start + timedelta(hours=hour):%a %m-%d}", "start", "small")
     drawing.text((LEFT + RIGHT) / 2, foot + 38, f"hours from {first} UTC", "middle", "axis")
     drawing.path(steps(list(values), [0.0] * len(values), x, y), "mark", 0)
     beyond = 0

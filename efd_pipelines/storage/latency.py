@@ -113,12 +113,20 @@ def _percentiles(values: NDArray[np.float64], weights: NDArray[np.float64]) -> t
     return tuple(float(values[order[place]]) for place in places)
 
 
+def duration(seconds: float) -> str:
+    """A time that something takes, with three digits."""
+    for length, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if abs(seconds) >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def latency_section(found: Sequence[Latency]) -> Section | None:
     """The latencies as a section of the report's page."""
     if not found:
         return None
     last = found[-1]
-    title = f"Half of the records take less than {last.seconds[0]:,.3g} s, 99 % less than {last.seconds[2]:,.3g} s"
-    rows = [[one.name, f"{one.records:,}", *(f"{s:,.3g} s" for s in one.seconds)] for one in found]
+    title = f"Half of the records take at most {duration(last.seconds[0])}, 99 % at most {duration(last.seconds[2])}"
+    rows = [[one.name, f"{one.records:,}", *(duration(s) for s in one.seconds)] for one in found]
     columns = ["way", "records", *(f"{p} %" if p < 100 else "longest" for p in PERCENTILES)]
     return Section("latency", f"{title} ({last.name})", "", (), columns, rows)

@@ -109,7 +109,8 @@ svg .band{{fill:var(--c4);opacity:.35}}
 pattern .strokes{{stroke:var(--stroke);stroke-width:1.4}} pattern .strokes circle{{fill:var(--stroke)}}
 {_GROUNDS}
 .table{{overflow-x:auto}} table{{border-collapse:collapse;font-size:.88rem;margin:.4rem 0}}
-th,td{{padding:.22rem .6rem;border-bottom:1px solid var(--rule);text-align:left;white-space:nowrap}}
+th,td{{padding:.22rem .6rem;border-bottom:1px solid var(--rule);text-align:left;vertical-align:top}}
+.number{{white-space:nowrap}} td:first-child{{white-space:nowrap}}
 .number{{text-align:right;font-variant-numeric:tabular-nums}}
 @page{{margin:14mm}}
 @media print{{

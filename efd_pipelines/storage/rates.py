@@ -62,14 +62,11 @@ class Rates:
     """
 
     start: datetime
+    mean_mb_s: float
     hours_mb_s: NDArray[np.float64]
     topics: tuple[TopicRate, ...]
     limits_mb_s: Mapping[str, float]
     week_mb_s: Mapping[str, float]
-
-    @property
-    def mean_mb_s(self) -> float:
-        return float(self.hours_mb_s.mean()) if len(self.hours_mb_s) else 0.0
 
     @property
     def peak_mb_s(self) -> float:
@@ -115,6 +112,8 @@ def rates(archive: Archive, report: StorageReport, now: datetime | None = None, 
     if count <= 0:
         return None
     seconds = (end_us - start_us) / 1e6
+    lengths = np.full(count, 3600.0)
+    lengths[-1] = seconds - 3600.0 * (count - 1)
     whole = np.zeros(count)
     found = []
     counted = report.topics[report.topics["messages"] > 0]
@@ -122,15 +121,14 @@ def rates(archive: Archive, report: StorageReport, now: datetime | None = None, 
         records = _hourly(archive, Dataset.parse(row["topic"]), report.weeks, start_us, count)
         mean_bytes = row["avro_mb"] * 1e6 / row["messages"]
         if not records.any():
-            records = np.full(count, row["messages"] / count)
-        found.append(_rate(row["topic"], records, mean_bytes, row["messages"] / seconds, start_us))
+            records = row["messages"] * lengths / seconds
+        found.append(_rate(row["topic"], records / lengths, mean_bytes, row["messages"] / seconds, start_us))
         whole += records * mean_bytes
     rest = counted.iloc[most:]["avro_mb"].sum() * 1e6
-    lengths = np.full(count, 3600.0)
-    lengths[-1] = (end_us - start_us) / 1e6 - 3600.0 * (count - 1)
-    hours = (whole + rest * lengths / lengths.sum()) / 3600 / 1e6
+    hours = (whole / lengths + rest / seconds) / 1e6
     limits = dict(archive.settings.configuration.reports.limits_mb_s)
-    return Rates(report.weeks[0].start, hours, tuple(found), limits, _weekly(report))
+    mean = float((hours * lengths).sum() / seconds)
+    return Rates(report.weeks[0].start, mean, hours, tuple(found), limits, _weekly(report))
 
 
 def _weekly(report: StorageReport) -> dict[str, float]:
@@ -143,15 +141,15 @@ def _weekly(report: StorageReport) -> dict[str, float]:
 
 
 def _rate(
-    topic: str, records: NDArray[np.float64], mean_bytes: float, mean_records_s: float, start_us: int
+    topic: str, records_s: NDArray[np.float64], mean_bytes: float, mean_records_s: float, start_us: int
 ) -> TopicRate:
-    peak = int(records.argmax())
+    peak = int(records_s.argmax())
     return TopicRate(
         topic,
         mean_records_s,
         mean_records_s * mean_bytes / 1e6,
-        float(records[peak]) / 3600,
-        float(records[peak]) / 3600 * mean_bytes / 1e6,
+        float(records_s[peak]),
+        float(records_s[peak]) * mean_bytes / 1e6,
         from_microseconds(start_us + peak * HOUR_US),
     )
 
@@ -210,8 +208,7 @@ def rates_section(found: Rates) -> Section:
     limit, most = min(found.limits_mb_s.items(), key=lambda one: one[1], default=("", 0.0))
     against = f": {100 * found.peak_mb_s / most:.2g} % of {limit} ({most:g} MB/s)" if most else ""
     title = f"{found.mean_mb_s:.3g} MB/s on average, at most {found.peak_mb_s:.3g} MB/s in an hour{against}"
-    first = f"{found.start:%Y-%m-%d %H:%M}"
-    svg = charts.hours("rates", title, list(found.hours_mb_s), found.limits_mb_s, first)
+    svg = charts.hours("rates", title, list(found.hours_mb_s), found.limits_mb_s, found.start)
     words = [f"The busiest hour began at {found.peak_at:%Y-%m-%d %H:%M} UTC. Avro bytes, by event time."]
     rows = [
         [

@@ -354,7 +354,9 @@ def _signed(count: int) -> str:
 def _factor(one: Change) -> str:
     if not one.before_bytes:
         return "new"
-    return "gone" if not one.after_bytes else f"× {one.factor:.3g}"
+    if not one.after_bytes:
+        return "gone"
+    return f"{100 * (one.factor - 1):+.3g} %" if 0.5 < one.factor < 2 else f"× {one.factor:.3g}"
 
 
 def _change_text(one: Change) -> str:

@@ -89,10 +89,10 @@ def test_files_are_where_they_are_said_to_be_and_the_same_again(
     replay(settings, shared / "recorded")
     drain(archive, settings)
     first = storage_report(archive)
-    names = [f"reports/storage/{RECORDED_WEEK}/throughput.{suffix}" for suffix in ("parquet", "png", "md")]
+    names = [f"reports/storage/{RECORDED_WEEK}/throughput.{suffix}" for suffix in ("parquet", "png", "html", "md")]
     contents = [archive.store.read_bytes(name) for name in names]
     assert list(first.files) == [archive.store.uri(name) for name in names]
-    assert pq.read_table(io.BytesIO(contents[0])).num_rows == len(first.topics)
+    assert pq.read_table(io.BytesIO(contents[0])).num_rows == 2 * len(first.topics)
     storage_report(archive)
     assert [archive.store.read_bytes(name) for name in names] == contents
 

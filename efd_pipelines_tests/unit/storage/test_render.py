@@ -35,9 +35,9 @@ def archive(archive_of: Archives) -> Any:
     return archive_of(*rows)
 
 
-def test_files_are_a_table_a_picture_and_a_text_in_the_weeks_directory(archive: Any) -> None:
+def test_files_are_a_table_a_picture_a_page_and_a_text_in_the_weeks_directory(archive: Any) -> None:
     report = storage_report(archive, week=WEEKS[0])
-    names = ["throughput.parquet", "throughput.png", "throughput.md"]
+    names = ["throughput.parquet", "throughput.png", "throughput.html", "throughput.md"]
     assert list(report.files) == [archive.store.uri(f"reports/storage/{WEEKS[0]}/{name}") for name in names]
     assert objects(archive)[f"reports/storage/{WEEKS[0]}/throughput.png"].startswith(b"\x89PNG")
 

@@ -178,7 +178,7 @@ def test_an_archive_without_rows_gives_a_report_that_says_so(archive_of: Archive
     report = storage_report(archive_of())
     assert report.total_mb == 0
     assert any("no rows" in note for note in report.notes)
-    assert len(report.files) == 3
+    assert len(report.files) == 4
 
 
 def test_the_document_is_json_without_nan(shared: Path) -> None:
