@@ -25,6 +25,7 @@ from efd_pipelines.times import Week
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.exposures.configuration import ExposureColumn
     from efd_pipelines.exposures.joins import JoinResult
 
 EXPOSURE_TABLE = "exposure_efd"
@@ -194,11 +195,19 @@ def _columns(join: ExposureJoin) -> tuple[list[dg.TableColumn], str]:
     except EfdError as error:
         return fixed, f"\n**This configuration cannot be used:** {error}"
     columns = [
-        column(one.name, one.datatype, one.description, one.ivoa.unit)
+        column(one.name, one.datatype, f"{one.description} {_origin(one)}", one.ivoa.unit)
         for one in transformation.columns
         if EXPOSURE_TABLE in one.tables
     ]
     return [*fixed, *columns], ""
+
+
+def _origin(column: "ExposureColumn") -> str:
+    """Where a column comes from, in words: the open-source UI keeps column lineage and does not draw it."""
+    sources = "; ".join(f"{topic.name}: {', '.join(_fields(column.measured(topic)))}" for topic in column.topics)
+    chosen = ", ".join(str(value) for value in column.subset_values)
+    where = f", where {column.subset_field} is {chosen}" if column.subset_field else ""
+    return f"({column.function} of {sources}{where})"
 
 
 def join_of(settings: Settings, instrument: str) -> ExposureJoin:
