@@ -27,6 +27,7 @@ MEMORY_BYTES_S = 60_000_000.0
 """Decoded bytes that one process reads, sorts and writes in a second; measured on two busy cores."""
 
 FILE_S = 0.02
+_FOOTER_BYTES = 200
 _SIDE_BY_SIDE = 16
 
 
@@ -113,7 +114,8 @@ def _planned(selection: Selection) -> Planned:
     loose, packed = _measured(selection)
     pieces = tuple(cut(selection, loose))
     memory = sum(piece.size_bytes for piece in pieces)
-    return Planned(selection, pieces, sum(piece.rows for piece in pieces), memory * packed, memory)
+    footers = len(pieces) * len(selection.shape.columns) * _FOOTER_BYTES
+    return Planned(selection, pieces, sum(piece.rows for piece in pieces), memory * packed + footers, memory)
 
 
 def _measured(selection: Selection) -> tuple[dict[str, float], float]:
