@@ -14,9 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from efd_pipelines.archive.reading import read_file
-from efd_pipelines.exports.request import Request, Selection
+from efd_pipelines.exports.ranges import Ranges
+from efd_pipelines.exports.selection import Source
 from efd_pipelines.exports.stream import Windows
+from efd_pipelines.history.intervals import Interval
 from efd_pipelines.restoring.portions import Portion, received_within
+from efd_pipelines.times import microseconds
 from efd_pipelines.topics.layout import TIME, Column, column_of
 
 CHUNK_BYTES = 16 * 1024 * 1024
@@ -34,8 +37,7 @@ def chunks(portion: Portion, order: Order = "kafka") -> Iterator[pa.Table]:
         LostFile: a file is not in the store.
         StoreUnavailable: it did not answer.
     """
-    windows = _ByTime if order == "time" else _ByOffset
-    for rows in _outside(portion) if portion.is_outside else windows(*_selected(portion)):
+    for rows in _outside(portion) if portion.is_outside else _windows(portion, order):
         count = max(1, int(rows.num_rows * CHUNK_BYTES / max(rows.nbytes, 1)))
         for first in range(0, rows.num_rows, count):
             yield rows.slice(first, count)
@@ -87,13 +89,13 @@ def in_order(rows: pa.Table, names: Sequence[str]) -> pa.Table:
     return rows.take(pc.sort_indices(keyed, sort_keys=order))
 
 
-def _selected(portion: Portion) -> tuple[Selection, Request]:
-    schema = portion.snapshot.schema
+def _windows(portion: Portion, order: Order) -> Windows:
+    snapshot, week = portion.snapshot, portion.week
     outside = {"archive_frame", "archive_reason"}
-    wanted = pa.schema([column for column in schema if column.name not in outside])
-    selection = Selection(portion.dataset, "raw", portion.snapshot, portion.files, wanted, wanted, {})
-    week = portion.week
-    return selection, Request((portion.dataset.text,), week.start, week.end, None, "raw")
+    wanted = pa.schema([column for column in snapshot.schema if column.name not in outside])
+    source = Source(snapshot.store, snapshot.relative, wanted, counts_once=False)
+    ranges = Ranges((Interval(microseconds(week.start), microseconds(week.end)),))
+    return (_ByTime if order == "time" else _ByOffset)(source, portion.files, ranges)
 
 
 def _outside(portion: Portion) -> Iterator[pa.Table]:
