@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LOCAL = ZoneInfo("America/Santiago")
 _GAP = 5.0
 _MOST_LINES = 24
+_BINS = 1000
+"""A band of more points than the picture has columns is drawn so thin that its spikes fade away."""
 
 
 def plot(selection: Selection, axes: Axes | None, points: int) -> Axes:
@@ -46,7 +48,7 @@ def plot(selection: Selection, axes: Axes | None, points: int) -> Axes:
     for name, columns in lines.items():
         for number, rows in _devices(frame, device):
             label = name if number is None else f"{name} ({device} {number})"
-            _draw(axes, _with_breaks(rows, drawn), columns, label)
+            _draw(axes, _with_breaks(_binned(rows, columns), drawn), columns, label)
     _shade(axes, drawn)
     _label(axes, drawn, lines)
     return axes
@@ -92,6 +94,21 @@ def _devices(frame: pd.DataFrame, device: str | None) -> list[tuple[int | None, 
     return [(int(number), frame[frame[device] == number]) for number in numbers]
 
 
+def _binned(frame: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """Of a band of many windows: the smallest, the largest and the mean of as many stretches as can be seen."""
+    import pandas as pd
+
+    if "min" not in columns or "max" not in columns or len(frame) <= 2 * _BINS:
+        return frame
+    time_us = frame.index.as_unit("us").astype(np.int64).to_numpy()  # type: ignore[attr-defined]
+    step_us = -(-(int(time_us[-1]) - int(time_us[0]) + 1) // _BINS)
+    number = (time_us - time_us[0]) // step_us
+    named = {name: statistic for statistic, name in columns.items()}
+    found = frame[list(named)].groupby(number).agg(named)
+    starts = time_us[0] + found.index.to_numpy() * step_us
+    return found.set_axis(pd.to_datetime(starts, unit="us", utc=True).as_unit("ns"), axis="index")
+
+
 def _with_breaks(frame: pd.DataFrame, selection: Selection) -> pd.DataFrame:
     """The rows, and one without values in each stretch where nothing came for long."""
     import pandas as pd
@@ -112,7 +129,8 @@ def _with_breaks(frame: pd.DataFrame, selection: Selection) -> pd.DataFrame:
 
 
 def _draw(axes: Axes, frame: pd.DataFrame, columns: dict[str, str], label: str) -> None:
-    times: Any = frame.index.to_numpy()
+    index: Any = frame.index
+    times = index.tz_localize(None).to_numpy()  # with a zone it would be a Python object for each row
     middle = columns.get("value") or columns.get("mean") or next(iter(columns.values()))
     (line,) = axes.plot(times, frame[middle].to_numpy(dtype=np.float64), linewidth=0.9, label=label)
     if "min" in columns and "max" in columns:

@@ -360,3 +360,22 @@ def test_plots_show_units_local_time_gaps_and_envelopes(builder: ArchiveBuilder,
     assert len(much.collections) == 1
     with pytest.raises(UsageError, match="is a number"):
         archive.select(FORCES, "state", MONDAY, at(600)).plot(points=50_000)
+
+
+def test_an_envelope_shows_every_spike(builder: ArchiveBuilder, archive: EfdArchive) -> None:
+    """Hours of windows on a picture of some hundred columns."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    builder.add(FORCES, messages(seconds(0, 500, 0.02), columns=M1M3), unit=SliceUnit.HOUR)
+    random = np.random.default_rng(3)
+    mean = random.normal(size=9000).astype(np.float32)
+    low, high = mean - 1, mean + 1
+    low[1234], high[7654] = -50, 70
+    windows = {"time": pa.array(seconds(0, 9000), pa.timestamp("us", tz="UTC")), "count": np.full(9000, 50)}
+    named = {"first_xForce": mean, "min_xForce": low, "max_xForce": high, "mean_xForce": mean}
+    builder.add(FORCES, pa.table({**windows, **named}), unit=SliceUnit.HOUR, table="1s")
+    axes: Any = archive.select(FORCES, "xForce", MONDAY, at(9000)).plot()
+    drawn = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (drawn.min(), drawn.max()) == (-50, 70)
+    assert len(axes.lines[0].get_ydata()) <= 1001
