@@ -34,7 +34,8 @@ HELD = (KAFKA, POSTGRESQL, INFLUXDB_TOPICS)
 """Stores of which a week's rows are what they held when it was reported, not what came in it."""
 
 _SHARD_SIZES = """
-    SELECT last("diskBytes") AS size FROM "_internal"."monitor"."shard" WHERE time > now() - 1h GROUP BY id, database
+    SELECT last("diskBytes") AS size FROM "_internal"."monitor"."shard" WHERE time > now() - 1h
+    GROUP BY "id", "database"
 """
 _TABLE_SIZES = """
     SELECT schemaname, relname, pg_total_relation_size(relid), n_live_tup FROM pg_stat_user_tables ORDER BY 1, 2
