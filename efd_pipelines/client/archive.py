@@ -296,9 +296,10 @@ class EfdArchive:
 
         names = packed_names(self._reader, topic_name, base_fields)
         columns = [field for of in names.values() for field in of]
+        devices = ["salIndex"] if "salIndex" in self._reader.fields(topic_name) else []
         rows = self.select_time_series(
             topic_name,
-            [*columns, ref_timestamp_col],
+            [*columns, ref_timestamp_col, *devices],
             start,
             end,
             is_window,

@@ -113,7 +113,8 @@ def unpacked(
     rows: pd.DataFrame, bases: list[str], reference: str, fmt: str, scale: str, declared_s: float
 ) -> pd.DataFrame:
     """The arrays of all records unrolled: their columns, and `times`."""
-    interval_s = declared_s if rows[reference].nunique() < 2 else None
+    per_device = rows.groupby("salIndex")[reference].nunique() if "salIndex" in rows else rows[[reference]].nunique()
+    interval_s = declared_s if int(per_device.min() if len(per_device) else 0) < 2 else None
     parts = [
         merge_packed_time_series(rows, base, ref_timestamp_col=reference, fmt=fmt, scale=scale, interval_s=interval_s)
         for base in bases

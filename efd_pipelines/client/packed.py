@@ -8,7 +8,7 @@ is no longer than one and a half times the usual; over the usual time after the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,10 +52,10 @@ def merge_packed_time_series(
     interval_s: float | None = None,
 ) -> pd.DataFrame:
     """One row for each element of the packed field, indexed by when it was measured (UTC); column `times` has that in
-    the scale of `ref_timestamp_col`.
+    the scale of `ref_timestamp_col`. Where there is a column `salIndex`, the next record is the same device's.
 
     Args:
-        stride: take every so manieth element; a factor of how many there are.
+        stride: 3 takes every third element; a factor of how many there are.
         fmt, scale: of `ref_timestamp_col`, as astropy calls them; others than unix and unix_tai need astropy.
         interval_s: seconds from one element to the next, where they are known; else taken from the records' own
             times. A single record needs it.
@@ -73,7 +73,8 @@ def merge_packed_time_series(
     if ref_timestamp_col not in packed_dataframe.columns:
         raise UsageError(f"There is no column {ref_timestamp_col}", remedy="Name the topic's own time stamps.")
     starts = packed_dataframe[ref_timestamp_col].to_numpy(dtype=np.float64)
-    steps = _steps(starts, len(fields), interval_s)
+    devices = packed_dataframe["salIndex"].to_numpy() if "salIndex" in packed_dataframe else np.zeros(len(starts))
+    steps = _of_each_device(starts, devices, len(fields), interval_s)
     elements = np.arange(0, len(fields), stride)
     values = packed_dataframe[[fields[n] for n in elements]].to_numpy(dtype=np.float64).ravel()
     times = (starts[:, None] + elements[None, :] * steps[:, None]).ravel()
@@ -81,6 +82,17 @@ def merge_packed_time_series(
     found = pd.DataFrame({base_field: values, "times": times}, index=index)
     found.attrs = dict(packed_dataframe.attrs)
     return found
+
+
+def _of_each_device(
+    starts: NDArray[np.float64], devices: NDArray[Any], length: int, interval_s: float | None
+) -> NDArray[np.float64]:
+    """Seconds from one element to the next, for each record: the next record is the same device's."""
+    steps = np.zeros(len(starts))
+    for device in np.unique(devices):
+        mine = devices == device
+        steps[mine] = _steps(starts[mine], length, interval_s)
+    return steps
 
 
 def _steps(starts: NDArray[np.float64], length: int, interval_s: float | None) -> NDArray[np.float64]:

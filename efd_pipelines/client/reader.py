@@ -26,7 +26,7 @@ from efd_pipelines.client.portions import (
     lacking,
     without,
 )
-from efd_pipelines.client.refusals import NoArchive, UnknownTopic
+from efd_pipelines.client.refusals import NoArchive, NoTier, UnknownTopic
 from efd_pipelines.client.selection import Selection
 from efd_pipelines.client.windows import TimeWindow
 from efd_pipelines.errors import UsageError
@@ -139,7 +139,7 @@ class Reader:
         """What answers a question; nothing but logs is read.
 
         Raises:
-            UnknownTopic, UnknownField, NoArchive, UsageError: it cannot be meant.
+            UnknownTopic, UnknownField, NoTier, NoArchive, UsageError: it cannot be meant.
             StoreUnavailable, InfluxUnavailable: a service did not answer.
         """
         _check(question)
@@ -212,7 +212,7 @@ class Reader:
         """The tier that a question is answered from, None where it is the archive itself.
 
         Raises:
-            UnknownTopic: the dataset is summarised, but that tier was not built yet.
+            NoTier: the dataset is summarised, but that tier was not built yet.
         """
         if question.resolution == RAW:
             return None
@@ -220,7 +220,7 @@ class Reader:
             tier = tier_named(question.resolution)
             table = self._built(dataset, tier)
             if table is None and aggregated(dataset, self.archive.settings.configuration, tier):
-                raise UnknownTopic(f"{dataset} has no {tier} tier yet", remedy="`efd tiers run` computes it.")
+                raise NoTier(f"{dataset} has no {tier} tier yet")
             return None if table is None else (tier, table)
         if not self._is_expired(raw, question.window) and _rows(raw, question.window) <= question.points:
             return None

@@ -15,6 +15,12 @@ class UnknownTopic(UnknownDataset, ValueError):
     remedy = "`get_topics()` lists what there is."
 
 
+class NoTier(UsageError):
+    """A tier that was not built yet."""
+
+    remedy = '`efd tiers run` computes it; resolution="auto" takes what there is.'
+
+
 class UnknownField(UsageError, ValueError):
     """A field that a topic does not have."""
 

@@ -69,6 +69,14 @@ def test_packed_time_steps_come_from_the_first_two_rows_alone() -> None:
     assert found["times"].is_monotonic_increasing
 
 
+def test_packed_time_steps_of_several_devices_are_mixed() -> None:
+    """Records of two devices in turn: each is a second long, whatever comes between."""
+    starts = np.array([100.0, 100.1, 101.0, 101.1, 102.0, 102.1])
+    frame = pd.DataFrame({"cRIO_timestamp": starts, "salIndex": [1, 2] * 3, "v0": 0.0, "v1": 1.0})
+    found = merge_packed_time_series(frame, "v")
+    assert (found["times"].to_numpy()[1::2] - found["times"].to_numpy()[::2]).tolist() == pytest.approx([0.5] * 6)
+
+
 def test_one_packed_row_has_a_time_step_of_zero(builder: ArchiveBuilder, archive: EfdArchive) -> None:
     """The declared rate says how long a record is; on frames alone nobody knows, which is said."""
     columns = [

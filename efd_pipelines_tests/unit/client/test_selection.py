@@ -17,7 +17,7 @@ from astropy.time import Time, TimeDelta
 
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, SliceUnit
 from efd_pipelines.client import AsyncEfdArchive, EfdArchive, rendezvous_dataframes
-from efd_pipelines.client.refusals import EmptyWindow, NoArchive, NotATime, TooLarge, UnknownField, UnknownTopic
+from efd_pipelines.client.refusals import EmptyWindow, NoArchive, NotATime, NoTier, TooLarge, UnknownField, UnknownTopic
 from efd_pipelines.errors import DataError, UsageError
 from efd_pipelines.exposures.consdb import write_exposures
 from efd_pipelines.reading.ranges import MissingFile
@@ -326,6 +326,9 @@ def test_what_cannot_be_meant_is_refused_with_what_to_do(
         archive.select(TEMPERATURE, "*", MONDAY, at(5), day_obs=20261116)
     with pytest.raises(UsageError, match="no tier '2s'"):
         archive.select(TEMPERATURE, "*", MONDAY, at(5), resolution="2s")
+    builder.add(FORCES, messages(seconds(0, 2, 0.02), columns=M1M3))
+    with pytest.raises(NoTier, match="no 1m tier yet"):
+        archive.select(FORCES, "xForce", MONDAY, at(2), resolution="1m")
     with pytest.raises(NoArchive, match="no archive at"):
         EfdArchive(settings=load_settings({}, None, archive=str(tmp_path / "nothing"))).get_topics()
     with pytest.raises(NoArchive):
