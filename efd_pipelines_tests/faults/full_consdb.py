@@ -1,17 +1,17 @@
-"""Joins exposures into a ConsDB whose disk is full, then has room: run in a mount namespace of its own.
+"""Joins exposures into a ConsDB whose disk is full, then has room.
 
-    unshare -Urm python -m efd_pipelines_tests.faults.full_consdb postgres|sqlite DIRECTORY
+    python -m efd_pipelines_tests.faults.full_consdb postgres|sqlite DIRECTORY
 
-Mounts a tmpfs on DIRECTORY, where the database lies (of PostgreSQL, its tablespace), fills it when 40 exposures have
-been joined, and prints one JSON document: the error of the join, and the rows then and after there was room. As nobody
-can run PostgreSQL as root, what follows the mount runs in a second namespace as somebody else. No right is needed.
+DIRECTORY is a small file system of its own, where the database lies (of PostgreSQL, its tablespace). It is filled when
+40 exposures have been joined; printed is one JSON document: the error of the join, and the rows then and after there
+was room. `ON_A_SMALL_DISK` makes the file system for whoever has no rights, in a namespace; since nobody can run
+PostgreSQL as root, it runs what follows in a second one as somebody else.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -34,14 +34,15 @@ from efd_pipelines_tests.unit.exposures.builders import (
 NIGHT = utc("2026-11-17T02:00:00")
 BEFORE, ALL = 40, 240
 FIELDS = 120
+ON_A_SMALL_DISK = (
+    'mount -t tmpfs -o size=32m,mode=777 none "$2" && exec unshare -U --map-user=1000 --map-group=1000 '
+    '"$0" -m efd_pipelines_tests.faults.full_consdb "$1" "$2"'
+)
+"""For a shell in `unshare -Urm`: $0 is Python, $1 and $2 are the arguments."""
 
 
 def main() -> None:
     kind, directory = sys.argv[1], Path(sys.argv[2])
-    if "mounted" not in sys.argv:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m,mode=777", "none", str(directory)], check=True)
-        again = [sys.executable, "-m", "efd_pipelines_tests.faults.full_consdb", kind, str(directory), "mounted"]
-        os.execvp("unshare", ["unshare", "-U", "--map-user=1000", "--map-group=1000", *again])
     beside = directory.with_name(f"{directory.name}-beside")
     beside.mkdir()
     if kind == "sqlite":

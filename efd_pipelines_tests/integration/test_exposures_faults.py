@@ -19,6 +19,7 @@ from efd_pipelines.errors import DatabaseUnavailable
 from efd_pipelines.exposures import results
 from efd_pipelines.servers.postgresql import PostgresServer
 from efd_pipelines_tests.conftest import start
+from efd_pipelines_tests.faults.full_consdb import ON_A_SMALL_DISK
 from efd_pipelines_tests.unit.exposures.builders import (
     AZIMUTH,
     Observatory,
@@ -101,7 +102,7 @@ def test_a_locked_row_is_waited_for_and_then_said_to_be_locked(
 def test_a_full_disk_is_named_writes_nothing_by_halves_and_loses_nothing(tmp_path: Path, kind: str) -> None:
     full = tmp_path / "full"
     full.mkdir()
-    command = ["unshare", "-Urm", sys.executable, "-m", "efd_pipelines_tests.faults.full_consdb", kind, str(full)]
+    command = ["unshare", "-Urm", "sh", "-c", ON_A_SMALL_DISK, sys.executable, kind, str(full)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
