@@ -42,12 +42,10 @@ def slice_of_path(path: str) -> str:
     return path.rpartition("/")[2].rpartition("-")[0]
 
 
-def find_commit(store: Store, relative: str, first: int, commit_id: str, partition: str) -> Commit:
-    """The commit just made, found in the log by its id: other writers may have committed before it."""
-    for found in read_log(store, relative, first, partition=partition):
-        if found.note.get("commit") == commit_id:
-            return found
-    raise DamagedTable(f"The log of {relative} does not have the commit that was just made")
+def find_commit(store: Store, relative: str, first: int, commit_id: str, partition: str) -> Commit | None:
+    """The commit with an id, of version `first` or later: other writers may have committed before it."""
+    found = read_log(store, relative, first, partition=partition)
+    return next((one for one in found if one.note.get("commit") == commit_id), None)
 
 
 def read_log(store: Store, relative: str, first: int, *, partition: str = "week") -> Iterable[Commit]:

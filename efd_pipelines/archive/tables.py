@@ -255,16 +255,27 @@ def commit(
         # A creator that is refused must not try again: delta-rs would make the table a second time, as version 1.
         max_commit_retries=0 if snapshot is None else retries,
     )
-    if snapshot is None:
-        _create(store, relative, add, schema, description, properties, partition)
-        return find_commit(store, relative, 0, stamp["commit"], partition)
-    if snapshot.is_overtaken:
-        raise StaleWriter(f"{relative}: another writer has committed since")
-    snapshot = _with_columns(snapshot, schema)
-    _check(snapshot, replaced, transactions)
-    _append(snapshot, add, remove, properties, changes=not rearranges)
-    made = find_commit(store, relative, snapshot.version + 1, stamp["commit"], partition)
-    snapshot.handle.reached = made.version
+    first = 0
+    if snapshot is not None:
+        if snapshot.is_overtaken:
+            raise StaleWriter(f"{relative}: another writer has committed since")
+        snapshot = _with_columns(snapshot, schema)
+        _check(snapshot, replaced, transactions)
+        first = snapshot.version + 1
+    refused: StaleWriter | None = None
+    try:
+        if snapshot is None:
+            _create(store, relative, add, schema, description, properties, partition)
+        else:
+            _append(snapshot, add, remove, properties, changes=not rearranges)
+    except StaleWriter as error:
+        # Where the store's answer was lost, delta-rs asks again and takes its own commit for another writer's.
+        refused = error
+    made = find_commit(store, relative, first, stamp["commit"], partition)
+    if made is None:
+        raise refused or DamagedTable(f"The log of {relative} does not have the commit that was just made")
+    if snapshot is not None:
+        snapshot.handle.reached = made.version
     return made
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
-from deltalake.transaction import CommitProperties, Transaction
+from deltalake.transaction import CommitProperties, Transaction, create_table_with_add_actions
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.delta_log import Commit, log_versions, read_log
@@ -109,6 +111,32 @@ def test_delta_itself_lets_a_fresh_writer_repeat_a_version(archive: Archive) -> 
     racing = DeltaTable(archive.store.uri(RELATIVE), version=0)
     with pytest.raises(CommitFailedError):
         racing.create_write_transaction([], "append", racing.schema(), ["week"], commit_properties=again)
+
+
+def test_a_commit_whose_answer_was_lost_is_known_for_ones_own(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """delta-rs asks again, finds the version there, and says that another writer was faster."""
+
+    def losing(work: Callable[..., Any]) -> Callable[..., Any]:
+        def lost(*args: Any, **named: Any) -> None:
+            work(*args, **named)
+            raise CommitFailedError("a concurrent transaction")
+
+        return lost
+
+    creating = "efd_pipelines.archive.tables.create_table_with_add_actions"
+    monkeypatch.setattr(creating, losing(create_table_with_add_actions))
+    created = put(archive, None, {KAFKA: (None, 1)}, write(archive, rows(1)))
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", losing(DeltaTable.create_write_transaction))
+    snapshot = opened(archive)
+    made = put(archive, snapshot, {KAFKA: (1, 2)}, write(archive, rows(2)))
+    after = put(archive, snapshot.after(made), {KAFKA: (2, 3)}, write(archive, rows(3)))
+    assert (created.version, made.version, after.version) == (0, 1, 2)
+    assert values(archive) == [1, 2, 3]
+    with pytest.raises(StaleWriter):
+        put(archive, snapshot, {KAFKA: (1, 2)}, write(archive, rows(4)))
+    assert values(archive) == [1, 2, 3]
 
 
 def test_writers_of_other_sources_commit_beside_each_other(archive: Archive) -> None:
