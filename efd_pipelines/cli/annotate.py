@@ -40,9 +40,9 @@ def annotate(
     listed: Annotated[bool, typer.Option("--list", help="Show all, with their keys.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add what happened, import it, or show it: reports draw annotations on their charts.
+    """Add, import or show what happened, for the charts.
 
-    They are kept in the archive, beside those of the file that the configuration names (reports.annotations).
+    Annotations are kept in the archive, beside those of the file that the configuration names (reports.annotations).
     """
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.settings import load_settings

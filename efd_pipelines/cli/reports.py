@@ -44,7 +44,7 @@ def storage(
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Report sizes per component and topic, rates, and what components could change.
+    """Report sizes, rates, and what components could change.
 
     Of the newest week unless told otherwise. The report is kept in the archive too: Parquet, Markdown and a page with
     charts that opens from a disk. A store that cannot be asked is named in a warning; with --strict that exits 1.
