@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from efd_pipelines.client.refusals import EmptyWindow, NoArchive, NotATime, NoTi
 from efd_pipelines.errors import DataError, UsageError
 from efd_pipelines.exposures.consdb import write_exposures
 from efd_pipelines.reading.ranges import MissingFile
+from efd_pipelines.reading.scan import Tally
 from efd_pipelines.settings import load_settings
 from efd_pipelines.tiers.build import build_tier
 from efd_pipelines.tiers.tier import TIERS
@@ -29,6 +31,7 @@ from efd_pipelines_tests.unit.exports.builders import (
     FORCES,
     MONDAY,
     PRIVATE,
+    START_US,
     TEMPERATURE,
     ArchiveBuilder,
     at,
@@ -382,3 +385,13 @@ def test_an_envelope_shows_every_spike(builder: ArchiveBuilder, archive: EfdArch
     drawn = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert (drawn.min(), drawn.max()) == (-50, 70)
     assert len(axes.lines[0].get_ydata()) <= 1001
+
+
+def test_a_part_can_be_read_by_another_process(builder: ArchiveBuilder, archive: EfdArchive) -> None:
+    """A worker gets what it needs with the part; a table that has moved on meanwhile changes nothing."""
+    builder.add(TEMPERATURE, messages(seconds(0, 100)))
+    (portion,) = archive.select(TEMPERATURE, ["private_seqNum", "sensorName"], MONDAY, at(1000)).portions
+    sent = pickle.dumps(portion.between(START_US, START_US + 50_000_000))
+    builder.add(TEMPERATURE, messages(seconds(0.5, 10.5), first_seq=500))
+    rows = pa.concat_tables(pickle.loads(sent).batches(Tally()))
+    assert rows["private_seqNum"].to_pylist() == list(range(50))
