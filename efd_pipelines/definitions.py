@@ -20,6 +20,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     from efd_pipelines.defs import (
         aggregated,
+        anomalies,
         archive,
         checks,
         consdb,
@@ -58,6 +59,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
             retention.expired_is_covered,
             *publishing.CHECKS,
             growth.stores_have_room,
+            anomalies.no_anomalies,
         ],
         jobs=jobs.JOBS,
         schedules=[
@@ -66,6 +68,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
             consdb.consdb_schedule(configuration),
             aggregated.aggregated_schedule(configuration),
             growth.growth_schedule,
+            anomalies.anomaly_schedule,
             *exports.export_schedules(configuration),
         ],
         sensors=sensors.SENSORS,

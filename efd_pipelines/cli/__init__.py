@@ -23,6 +23,7 @@ import typer
 from efd_pipelines.cli import (
     aggregated,
     annotate,
+    anomalies,
     archive,
     backfill,
     config,
@@ -71,6 +72,7 @@ consdb.add_to(publish.app)
 aggregated.add_to(publish.app)
 app.add_typer(exposures.app, name="exposures")
 growth.add_to(reports.app)
+anomalies.add_to(reports.app)
 app.add_typer(reports.app, name="report")
 annotate.add_to(app)
 app.add_typer(retention.app, name="retention")

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from efd_pipelines.defs.aggregated import publish_aggregated
+from efd_pipelines.defs.anomalies import find_anomalies
 from efd_pipelines.defs.archive import drain_backlog, drain_whole_backlog, raw_archive
 from efd_pipelines.defs.checks import archive_checks
 from efd_pipelines.defs.consdb import publish_consdb
@@ -134,6 +135,7 @@ JOBS: list[Any] = [
     verify,
     weekly_report,
     weekly_growth,
+    find_anomalies,
     export,
     requested_exports,
     backfill_archive,

@@ -147,7 +147,7 @@ def keep(archive: Archive, report: GrowthReport) -> GrowthReport:
 
 def _sizes(archive: Archive) -> tuple[pa.Table | None, tuple[str, ...]]:
     """The tidy table, and what it may lack."""
-    from efd_pipelines.storage.weekly import weekly_sizes
+    from efd_pipelines.storage.weekly import weekly_totals
 
     missing: tuple[str, ...] = ()
     try:
@@ -155,7 +155,7 @@ def _sizes(archive: Archive) -> tuple[pa.Table | None, tuple[str, ...]]:
     except (ServiceUnavailable, ArchiveError) as error:
         missing = (f"The ledger may lag behind the archive: {error}",)
     try:
-        return weekly_sizes(archive), missing
+        return weekly_totals(archive), missing
     except (ServiceUnavailable, ArchiveError) as error:
         return None, (*missing, f"Live rates: the archive could not be asked ({error})")
 

@@ -44,6 +44,7 @@ JOBS = {
     "verify",
     "weekly_report",
     "weekly_growth",
+    "find_anomalies",
     "export",
     "requested_exports",
     "backfill_archive",
@@ -57,6 +58,7 @@ SENSORS = {"discover", "drain", "summarise", "publish", "join"}
 SCHEDULES = {
     "weekly_report",
     "weekly_growth",
+    "find_anomalies",
     "daily_round",
     "verify",
     "merge",
@@ -76,6 +78,7 @@ CHECKS = {
     "expired_is_covered",
     "point_counts_equal",
     "stores_have_room",
+    "no_anomalies",
     "tier_coverage",
     "tier_counts",
     "tier_order",
