@@ -25,7 +25,9 @@ def anomalies(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where anything was flagged.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Topics whose rate or size left what was expected of them on a day, the most surprising first.
+    """Topics that left what was expected of them on a day.
+
+    The most surprising first; of rates and sizes of records, and of the six days before, too.
 
     Expected is what their own past, their kind and component on the same half day, day and night apart, let expect.
     """
