@@ -60,6 +60,11 @@ class Shape:
         names = [str(made.column.name) for made in self.columns]
         return "time" if "time" in names else "tai_time"
 
+    @property
+    def moves_values(self) -> bool:
+        """Whether values are put together anew, which takes their memory several times."""
+        return any(made.kind in ("list", "element") for made in self.columns)
+
     def apply(self, rows: pa.Table, windows: ExposureWindows | None = None) -> pa.Table:
         """The rows as they are written; `windows` are those of the exposures.
 
