@@ -136,14 +136,11 @@ def _fill(
         return
     alone = [n for n in columns if not plan.columns[n].is_combined]
     if alone:
-        found = moments(series.block, first, end)
-        pooled = found.pooled()
-        for n in alone:
-            result.samples[members, n] = pooled.count[:, 0]
         for interval_us in dict.fromkeys(plan.columns[n].interval_us for n in alone):
+            group = _Group.of(series, first, end, interval_us)
             some = [n for n in alone if plan.columns[n].interval_us == interval_us]
-            group = _Group(series, first, end, found, pooled)
-            _fill_columns(plan, some, group if interval_us is None else group.reduced(interval_us), members, result)
+            result.samples[np.ix_(members, np.array(some))] = group.counts[:, None]
+            _fill_columns(plan, some, group, members, result)
     for n in columns:
         if plan.columns[n].is_combined:
             names = _names(selection, len(series.block))
@@ -161,19 +158,29 @@ def _names(selection: Selection, count: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The samples of windows that columns are computed from, and their moments, of each field and of all together."""
+    """The samples of windows that columns are computed from, and their moments, of each field and of all together.
+
+    `counts` has how many values each window has, before they were reduced.
+    """
 
     series: Series
     first: Indices
     end: Indices
     each: Moments
     pooled: Moments
+    counts: Indices
 
-    def reduced(self, interval_us: int) -> _Group:
-        """The means of intervals in their place."""
-        means = interval_means(self.series.time_us, self.series.block, self.first, self.end, interval_us)
+    @classmethod
+    def of(cls, series: Series, first: Indices, end: Indices, interval_us: int | None) -> _Group:
+        """The samples as they are, or the means of intervals in their place."""
+        if interval_us is None:
+            found = moments(series.block, first, end)
+            pooled = found.pooled()
+            return cls(series, first, end, found, pooled, pooled.count[:, 0])
+        means = interval_means(series.time_us, series.block, first, end, interval_us)
         found = moments(means.block, means.first, means.end)
-        return _Group(Series(means.time_us, means.block), means.first, means.end, found, found.pooled())
+        reduced = Series(means.time_us, means.block)
+        return cls(reduced, means.first, means.end, found, found.pooled(), means.counts)
 
 
 def _fill_columns(plan: Plan, columns: list[int], group: _Group, members: Indices, result: Values) -> None:

@@ -22,8 +22,11 @@ _jit = numba.njit(nogil=True, cache=_DIRECTORY is not None, error_model="numpy")
 
 
 @_jit
-def window_means(block: Any, first: Any, end: Any, means: Any) -> None:
-    """The mean of each window (rows of `means`) and field (columns); NaN where a window has no value."""
+def window_means(block: Any, first: Any, end: Any, means: Any, counts: Any) -> None:
+    """The mean of each window (rows of `means`) and field (columns), NaN where a window has no value.
+
+    `counts`, which begin at 0, are increased by the number of values of each window, all fields together.
+    """
     for lane in range(block.shape[0]):
         values = block[lane]
         for window in range(first.size):
@@ -35,6 +38,7 @@ def window_means(block: Any, first: Any, end: Any, means: Any) -> None:
                     total += value
                     count += 1
             means[window, lane] = total / count if count else np.nan
+            counts[window] += count
 
 
 @_jit

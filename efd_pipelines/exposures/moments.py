@@ -86,12 +86,16 @@ def _at(block: Block, fields: Indices, samples: Indices) -> Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """Samples reduced to the means of intervals, and where each window's intervals lie among them."""
+    """Samples reduced to the means of intervals, and where each window's intervals lie among them.
+
+    `counts` has how many values each window had before, all fields together.
+    """
 
     time_us: Indices
     block: Numbers
     first: Indices
     end: Indices
+    counts: Indices
 
 
 def interval_means(time_us: Indices, block: Block, first: Indices, end: Indices, interval_us: int) -> Intervals:
@@ -116,5 +120,9 @@ def interval_means(time_us: Indices, block: Block, first: Indices, end: Indices,
         begins[at] = np.concatenate([first[window : window + 1], inner])
         finish[at] = np.concatenate([inner, end[window : window + 1]])
     means = np.full((len(begins), block.shape[0]), np.nan)
-    window_means(np.ascontiguousarray(block), begins, finish, means)
-    return Intervals(bins[begins] * interval_us, np.ascontiguousarray(means.T), starts, ends)
+    values = np.zeros(len(begins), dtype=np.int64)
+    window_means(np.ascontiguousarray(block), begins, finish, means, values)
+    before = np.concatenate([[0], np.cumsum(values)])
+    return Intervals(
+        bins[begins] * interval_us, np.ascontiguousarray(means.T), starts, ends, before[ends] - before[starts]
+    )
