@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from efd_pipelines.archive.ledger_rows import RAW
 from efd_pipelines.archive.tables import open_table
 from efd_pipelines.storage.page import Section
+from efd_pipelines.storage.rates import MOST_WEEKS
 from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
 
@@ -47,12 +48,12 @@ class Latency:
 
 
 def latencies(archive: Archive, report: StorageReport) -> list[Latency]:
-    """The latencies of a report's period; none of which nothing is told.
+    """The latencies of a report's period; none of which nothing is told, nor of more than five weeks.
 
     Raises:
         StoreUnavailable: the archive cannot be read.
     """
-    if not report.weeks:
+    if not report.weeks or len(report.weeks) > MOST_WEEKS:
         return []
     topics = [Dataset.parse(topic) for topic in report.topics["topic"].head(_TOPICS)]
     found = [_into_kafka(archive, topics, report.weeks), _into_archive(archive, report.weeks)]

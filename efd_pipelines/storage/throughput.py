@@ -180,9 +180,10 @@ def measure(
     before = period_before(weeks)
     asked = ask_stores(archive, weeks[-1], found.mean_bytes()) if _is_current(weeks[-1]) else Asked()
     kept, own = _with_kept(archive, asked.table(), weeks)
-    gathered = gather(parts_of(found, kept), [week.key for week in weeks], [week.key for week in before])
     outside = _outside(found, weeks)
     last_at = max((found.last_at_us[week.key] for week in weeks if week.key in found.last_at_us), default=None)
+    gathered = gather(parts_of(found, kept), [week.key for week in weeks], [week.key for week in before])
+    del found  # ten years of it are a hundred megabytes
     newest = "" if last_at is None else f"{from_microseconds(last_at):%Y-%m-%d %H:%M:%S}"
     missing += asked.missing
     none: list[Annotation] = []

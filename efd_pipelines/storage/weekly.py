@@ -56,7 +56,7 @@ SNAPSHOTS = "stores.parquet"
 """What a weekly report keeps of stores that only know what they hold now; beside the report."""
 
 DIRECTORY = "reports/storage"
-_WEEKS_AT_ONCE = 26
+_WEEKS_AT_ONCE = 13
 
 
 def weekly_sizes(
@@ -83,7 +83,7 @@ def weekly_totals(
 def weekly_parts(
     archive: Archive, first: Week | None = None, last: Week | None = None, group: Group = own_topic
 ) -> Iterator[pa.Table]:
-    """The tidy table half a year at a time, so that ten years take no more memory than they must."""
+    """The tidy table a quarter of a year at a time, so that ten years take no more memory than they must."""
     return parts_of(collected(archive, first, last, group), snapshots(archive, first, last))
 
 

@@ -107,7 +107,7 @@ def test_years_come_in_parts_that_together_equal_a_query_of_the_ledger(archive_o
     found = [(week, topic, *of) for week, store, topic, *of in rows_of(whole) if store == "received"]
     assert ledger.num_rows == 2 * 3 * len(weeks)
     assert sorted(found) == sorted(expected)
-    assert len(parts) == 6
+    assert len(parts) == 12
     assert sums(whole, ["store"])["records"].to_list() == [sum(row[2] for row in expected)] * 2
 
 
