@@ -29,7 +29,7 @@ TierName = Enum("TierName", {"raw": "raw", "1s": "1s", "1m": "1m", "1h": "1h"})
 ArraysName = Enum("ArraysName", {"archived": "archived", "flat": "flat", "list": "list"})
 TimeScaleName = Enum("TimeScaleName", {"utc": "utc", "tai": "tai", "both": "both"})
 
-_MOST = "Where to: a directory that is empty or not there, or s3://bucket/prefix"
+_PLACE = "Where to: a directory that is empty or not there, or s3://bucket/prefix"
 
 
 class ExportConfig(dg.Config):
@@ -43,6 +43,11 @@ class ExportConfig(dg.Config):
     )
     start: str = Field(default="", alias="from", description="Beginning, UTC, e.g. 2026-11-21T02:00")
     to: str = Field(default="", description="End, UTC, excluded, e.g. 2026-11-21T03:00")
+    out: str = Field(default="", description=_PLACE)
+    tier: TierName = Field(
+        default=TierName.raw,
+        description="raw: every record. 1s, 1m, 1h: summaries of telemetry that is faster than the window.",
+    )
     day_obs: str = Field(
         default="", description="Instead of from and to: an observing day, 20261121, or 20261121..20261123"
     )
@@ -51,10 +56,6 @@ class ExportConfig(dg.Config):
     )
     visits: str = Field(default="", description="Only during visits: the same")
     padding_s: float = Field(default=0.0, description="Seconds more on both sides of each exposure")
-    tier: TierName = Field(
-        default=TierName.raw,
-        description="raw: every record. 1s, 1m, 1h: summaries of telemetry that is faster than the window.",
-    )
     resample: str = Field(default="", description="Summaries in windows of another length, e.g. 10s or 5min")
     arrays: ArraysName = Field(
         default=ArraysName.archived, description="Arrays as archived, an element a column (flat), or lists"
@@ -62,7 +63,6 @@ class ExportConfig(dg.Config):
     time_scale: TimeScaleName = Field(
         default=TimeScaleName.utc, description="utc: column time. tai: tai_time, as ConsDB has it. both."
     )
-    out: str = Field(default="", description=_MOST)
     keep_days: float = Field(default=0.0, description="After so many days it may be removed; 0: never")
     limit_gb: float = Field(default=100.0, description="An export that would be larger is refused; 0: no limit")
     only_estimate: bool = Field(default=False, description="Only say how large it would be")
