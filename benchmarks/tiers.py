@@ -4,8 +4,8 @@ From columns in memory to columns in memory: an hour, the slice in which the tie
 Polars and DuckDB know for it, with all cores; Polars with one; and Python's `statistics`, one call for each window,
 statistic and field, as kafka-aggregator does it (efd-facts §4), on a part of the fields. `…_mvalues_cpu_s` are for a
 second of processor time instead of one of the clock. Then the same with NaN among the samples and for windows of other
-lengths, beside Polars. Then end to end, from Parquet files of the archive to a Parquet file. Ours gives `first_` of each
-field as well. What is compared is checked to be equal.
+lengths, beside Polars. Then end to end, from Parquet files of the archive to a Parquet file. Ours gives `first_` of
+each field as well. What is compared is checked to be equal.
 """
 
 from __future__ import annotations
