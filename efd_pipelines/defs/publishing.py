@@ -184,7 +184,7 @@ def publish() -> None:
     description="A run when the archive or a tier has something that is not in InfluxDB; none without EFD_INFLUX_URL.",
 )
 def publish_sensor(context: dg.SensorEvaluationContext, deployment: Deployment) -> dg.SensorResult:
-    from efd_pipelines.defs.sensors import in_progress, why_not
+    from efd_pipelines.defs.runs import in_progress, why_not
 
     with explained():
         archive = deployment.archive()

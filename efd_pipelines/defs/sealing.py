@@ -99,7 +99,7 @@ def sealed_archive(context: dg.AssetExecutionContext, deployment: Deployment) ->
 def no_merge(instance: dg.DagsterInstance, archive: "Archive", now: datetime) -> str | None:
     """Why no run of `merge` is to be requested; None where one is."""
     from efd_pipelines.archive.merging import crowded
-    from efd_pipelines.defs.sensors import in_progress
+    from efd_pipelines.defs.runs import in_progress
 
     if in_progress(instance, "merge"):
         return "A run of `merge` is under way."
@@ -175,7 +175,7 @@ def news_of_seals(
     One question to the newest months of the ledger and two to Dagster; certificates are read of what is new, for as
     long as `budget_s` allows. The next tick goes on.
     """
-    from efd_pipelines.defs.sensors import in_progress
+    from efd_pipelines.defs.runs import in_progress
 
     if in_progress(instance, "daily_round"):
         return  # it tells what it seals

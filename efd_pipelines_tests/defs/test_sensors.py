@@ -16,6 +16,7 @@ from dagster._core.utils import make_new_run_id
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.backlog import Backlog
 from efd_pipelines.archive.discovered import kept
+from efd_pipelines.defs import runs as runs_of
 from efd_pipelines.defs import sensors
 from efd_pipelines.defs.jobs import DRAIN_GROUP
 from efd_pipelines.defs.sources import kafka_topics
@@ -314,7 +315,7 @@ def test_a_job_runs_when_the_archive_moved_on_and_not_in_a_storm(
     for status, start, end in runs:
         a_run(instance, "summarise", status, start=start, end=end)
     a_run(instance, "join", Status.SUCCESS, start=NOW, end=NOW)
-    assert (sensors.why_not(instance, "summarise", changed_s, NOW) is None) == runs_now
+    assert (runs_of.why_not(instance, "summarise", changed_s, NOW) is None) == runs_now
 
 
 def test_summarise_and_join_run_after_something_was_archived(instance: dg.DagsterInstance, archive: Archive) -> None:
