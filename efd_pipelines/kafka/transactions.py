@@ -1,17 +1,27 @@
-"""Transactions: producers whose records are seen whole or not at all by readers of committed records.
+"""Transactions: producers whose records are seen whole or not at all by readers of committed records, and how far they
+have come.
 
 What is produced, and how it is cut into transactions: `restoring/kafka.py`, `publishing/aggregated.py`.
 """
 
 from __future__ import annotations
 
-from confluent_kafka import KafkaException, Producer
+import time
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from efd_pipelines.kafka.connection import Complaints, client_properties, connect, reason_of, unavailable
 from efd_pipelines.settings import Settings
 
 READY_S = 60.0
 """How long brokers may take to begin or to abort a transaction."""
+
+_AGAIN_S = 0.2
+_MOVING = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
 
 
 def transactional_producer(
@@ -44,6 +54,25 @@ def transactional_producer(
     except KafkaException as error:
         raise unavailable(settings, "did not begin a transaction", error, complaints) from error
     return producer
+
+
+def committed(settings: Settings, complaints: Complaints, consumer: Consumer, topic: str) -> TopicPartition:
+    """What the consumer's group has committed of a topic's partition 0: offset, below 0 where nothing, and metadata.
+
+    While the brokers still settle which of them keeps the group, they are asked again: after a start, the first group
+    of all is told so.
+
+    Raises:
+        KafkaUnavailable: the brokers did not tell.
+    """
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            return consumer.committed([TopicPartition(topic, 0)], timeout=READY_S)[0]
+        except KafkaException as error:
+            if reason_of(error).code() not in _MOVING or time.monotonic() > deadline:
+                raise unavailable(settings, f"did not tell how far {topic} is", error, complaints) from error
+        time.sleep(_AGAIN_S)
 
 
 def abort(producer: Producer, complaints: Complaints) -> None:

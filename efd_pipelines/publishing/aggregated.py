@@ -33,7 +33,7 @@ from efd_pipelines.avro.encoder import RowEncoder
 from efd_pipelines.kafka.brokers import Brokers, TopicInfo
 from efd_pipelines.kafka.connection import Complaints, client_properties, connect, reason_of, unavailable
 from efd_pipelines.kafka.registry import Registries
-from efd_pipelines.kafka.transactions import abort, transactional_producer
+from efd_pipelines.kafka.transactions import abort, committed, transactional_producer
 from efd_pipelines.tiers.tier import TIERS, aggregated
 from efd_pipelines.times import Week
 from efd_pipelines.topics.layout import Column, column_of
@@ -193,10 +193,7 @@ class _Producing:
         """By slice, the digest of what has been produced of a week."""
         consumer = self._consumer(info, week)
         try:
-            place = consumer.committed([TopicPartition(info.name, 0)], timeout=_READY_S)[0]
-        except KafkaException as error:
-            what = f"did not tell how far {info.name} is"
-            raise unavailable(self._settings, what, error, self._complaints) from error
+            place = committed(self._settings, self._complaints, consumer, info.name)
         finally:
             consumer.close()
         return _unpacked(place.metadata or "", week) if place.offset >= 0 else {}

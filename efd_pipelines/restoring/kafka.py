@@ -32,7 +32,7 @@ from efd_pipelines.history.pace import Pace
 from efd_pipelines.kafka.brokers import Brokers, TopicConfig, TopicInfo
 from efd_pipelines.kafka.connection import Complaints, client_properties, connect, reason_of, unavailable
 from efd_pipelines.kafka.registry import Registries
-from efd_pipelines.kafka.transactions import abort, transactional_producer
+from efd_pipelines.kafka.transactions import abort, committed, transactional_producer
 from efd_pipelines.restoring.frames import FramesOfDataset, Values
 from efd_pipelines.restoring.portions import Portion
 from efd_pipelines.restoring.restore import Given
@@ -281,12 +281,8 @@ class KafkaTarget:
     def _committed(self, dataset: Dataset, week: Week) -> tuple[int, dict[str, int] | None]:
         """What the week's group has: the number reached, and where it was begun."""
         info, _ = self._topic(dataset)
-        try:
-            with self._group(info, week) as group:
-                place = group.committed([TopicPartition(info.name, 0)], timeout=_READY_S)[0]
-        except KafkaException as error:
-            what = f"did not tell how far {info.name} is"
-            raise unavailable(self._settings, what, error, self._complaints) from error
+        with self._group(info, week) as group:
+            place = committed(self._settings, self._complaints, group, info.name)
         if place.offset < 0:
             return 0, None
         return place.offset, json.loads(place.metadata or "null")
