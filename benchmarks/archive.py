@@ -180,7 +180,7 @@ def _rates(name: str, mb: float, spent: Spent) -> dict[str, float]:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--records", type=int, default=100_000, help="records that are produced and archived")
+    parser.add_argument("--records", type=int, default=300_000, help="records that are produced and archived")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the fastest counts")
     parser.add_argument("--topic", default="MTM1M3.forceActuatorData", help="one of the simulator's topics")
     parser.add_argument("--data", choices=["walk", "observatory"], default="walk", help="random walks with noise, as "
