@@ -17,7 +17,8 @@ from efd_pipelines.archive.files import DataFile
 from efd_pipelines.exports.ranges import Ranges
 from efd_pipelines.exports.selection import Selection
 from efd_pipelines.exports.shape import row_bytes
-from efd_pipelines.exports.stream import apart, high_us, low_us
+from efd_pipelines.exports.stream import high_us, low_us
+from efd_pipelines.reading.scan import apart
 
 PIECE_BYTES = 128 * 1024 * 1024
 LEAST_BYTES = 20 * 1024 * 1024

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from efd_pipelines.archive.ledger import RAW
@@ -256,8 +256,3 @@ def utc_of(when: datetime | str) -> datetime:
     if isinstance(when, str):
         return parse_time(when)
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-
-
-def seconds_text(window_us: int) -> str:
-    """A window for people."""
-    return str(timedelta(microseconds=window_us)) if window_us >= 60_000_000 else f"{window_us / 1e6:g} s"

@@ -55,12 +55,6 @@ class Shape:
         return pa.schema([made.column for made in self.columns])
 
     @property
-    def time_column(self) -> str:
-        """The column that rows are sorted by: time, or TAI where there is no other."""
-        names = [str(made.column.name) for made in self.columns]
-        return "time" if "time" in names else "tai_time"
-
-    @property
     def moves_values(self) -> bool:
         """Whether values are put together anew, which takes their memory several times."""
         return any(made.kind in ("list", "element") for made in self.columns)

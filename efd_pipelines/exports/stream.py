@@ -26,6 +26,7 @@ from efd_pipelines.errors import ArchiveError
 from efd_pipelines.exports.ranges import Ranges
 from efd_pipelines.exports.selection import Source
 from efd_pipelines.memory import give_back
+from efd_pipelines.reading.scan import apart
 from efd_pipelines.times import microseconds
 
 WINDOW_BYTES = ROW_GROUP_BYTES * 9 // 8
@@ -155,20 +156,6 @@ def _is_sorted(rows: pa.Table) -> bool:
     """Whether each row is later than the one before, as in a file of one device: then they need no copy."""
     time = rows["time"].cast(pa.int64()).to_numpy()
     return bool((time[1:] > time[:-1]).all())
-
-
-def apart(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:
-    """The files in the order of time, in groups that do not overlap one another."""
-    group: list[DataFile] = []
-    last = 0
-    for file in sorted((file for file in files if file.rows), key=lambda file: (low_us(file), file.path)):
-        if group and low_us(file) > last:
-            yield group
-            group = []
-        last = max(last, high_us(file)) if group else high_us(file)
-        group.append(file)
-    if group:
-        yield group
 
 
 def window_end(groups: Sequence[RowGroup], start: int, last: int) -> int:

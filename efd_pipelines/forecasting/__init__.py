@@ -1,7 +1,7 @@
 """Forecasting: where the engineering data is going, and what leaves its past.
 
 `growth.py` projects years from assumptions, `what_if.py` changes them, `databases.py` splits what grows too large;
-`series.py` reads what has arrived, `forecast.py` carries it on, with `histories.py` and `backtest.py` as its proof,
+`series.py` reads what has arrived, `forecast.py` carries it on (its proof, the back-test, is among the tests),
 `capacity.py` says when a store is full; `report.py` puts these together, `render.py` writes them for people.
 `counts.py`, `detection.py` and `anomalies.py` look for topics that leave their own past.
 """

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from efd_pipelines.configuration import Capacity
 from efd_pipelines.forecasting.forecast import Forecast
-from efd_pipelines.forecasting.histories import Floats
+from efd_pipelines.forecasting.smoothing import Floats
 from efd_pipelines.storage.weekly import ARCHIVE, RECEIVED
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ Holt-Winters (statsmodels) on the logarithms of sums over four weeks, thirteen a
 that comes a week earlier fill no disk, and two years suffice for a season. Its smoothing constants are those that would
 have erred least on this very history, one to thirteen steps ahead (`smoothing.py`). The model's own intervals take it
 for the truth; these are made of the errors that it made on the past, widened for what was fitted to that past
-(`_inflation`, `_quantile`), and the back-test (`backtest.py`) holds them to their word. With less than two years a
+(`_inflation`, `_quantile`), and the back-test among the tests holds them to their word. With less than two years a
 season cannot be told from chance: the trend alone is carried on, and the forecast says so.
 """
 
@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from efd_pipelines.forecasting.histories import Floats
-from efd_pipelines.forecasting.smoothing import Smoothed, best, errors_by_step
+from efd_pipelines.forecasting.smoothing import Floats, Smoothed, best, errors_by_step
 
 WEEKS = 4
 """Weeks of one period."""

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from efd_pipelines.forecasting.forecast import WEEKS
 from efd_pipelines.forecasting.growth import GrowthRow
-from efd_pipelines.forecasting.histories import Floats
 from efd_pipelines.forecasting.series import TB
+from efd_pipelines.forecasting.smoothing import Floats
 from efd_pipelines.forecasting.what_if import assumptions_of
 
 if TYPE_CHECKING:

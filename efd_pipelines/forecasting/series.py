@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from efd_pipelines.forecasting.growth import RAW, Stream
-from efd_pipelines.forecasting.histories import Floats
+from efd_pipelines.forecasting.smoothing import Floats
 from efd_pipelines.storage.weekly import ARCHIVE, RECEIVED
 from efd_pipelines.times import Week, this_week, weeks_between
 

@@ -11,8 +11,9 @@ import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from efd_pipelines.forecasting.histories import Floats
+Floats = NDArray[np.float64]
 
 _ALPHA, _BETA, _GAMMA, _PHI = (0.1, 0.2, 0.35, 0.5, 0.7), (0.005, 0.02, 0.05), (0.02, 0.1, 0.3), (0.9, 0.97, 0.995)
 _STEEPEST = 0.04

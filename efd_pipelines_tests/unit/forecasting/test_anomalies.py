@@ -16,7 +16,7 @@ from efd_pipelines.defs.anomalies import judged as checked
 from efd_pipelines.forecasting.anomalies import judged
 from efd_pipelines.forecasting.detection import PART_S, TOGETHER, detect
 from efd_pipelines.forecasting.references import MEMORY_DAYS, PARTS, Counts
-from efd_pipelines.forecasting.simulated_days import simulated_days, with_fault
+from efd_pipelines_tests.unit.forecasting.simulated_days import simulated_days, with_fault
 
 AT_SCALE = bool(os.environ.get("EFD_TEST_SCALE"))
 KINDS = ["telemetry"] * 10 + ["event"] * 14 + ["command"] * 5 + ["ack"]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from efd_pipelines.forecasting import smoothing
-from efd_pipelines.forecasting.backtest import back_test
 from efd_pipelines.forecasting.forecast import SEASON, carried_on, forecast, period_sums
-from efd_pipelines.forecasting.histories import Floats, simulated_histories
+from efd_pipelines.forecasting.smoothing import Floats
+from efd_pipelines_tests.unit.forecasting.backtest import back_test
+from efd_pipelines_tests.unit.forecasting.histories import simulated_histories
 
 AT_SCALE = bool(os.environ.get("EFD_TEST_SCALE"))
 

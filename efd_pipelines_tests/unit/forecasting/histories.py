@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from efd_pipelines.forecasting.smoothing import Floats
+
 WEEKS_PER_YEAR = 52
-Floats = NDArray[np.float64]
 
 
 def simulated_histories(seed: int, count: int, years: int = 5) -> Floats:

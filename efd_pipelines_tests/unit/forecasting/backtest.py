@@ -1,7 +1,7 @@
 """Back-test: whether the forecast's intervals cover what they claim, and whether it beats "the same as last year".
 
 Each of many histories is forecast from the end of its second, third and fourth year, a year ahead, and compared with
-what came. What belongs here: playing and scoring. The histories: `histories.py`; the forecast: `forecast.py`.
+what came. What belongs here: playing and scoring. The histories: `histories.py`; the forecast: the package's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from efd_pipelines.forecasting.forecast import SEASON, Forecast, forecast, period_sums
-from efd_pipelines.forecasting.histories import WEEKS_PER_YEAR, Floats, simulated_histories
+from efd_pipelines.forecasting.smoothing import Floats
+from efd_pipelines_tests.unit.forecasting.histories import WEEKS_PER_YEAR, simulated_histories
 
 _YEARS = 5
 _ORIGINS = (2, 3, 4)
