@@ -17,7 +17,8 @@ from efd_pipelines.archive.slices import SliceUnit
 from efd_pipelines.exports import stream
 from efd_pipelines.exports.request import Request
 from efd_pipelines.exports.selection import select
-from efd_pipelines.exports.stream import RowGroup, Windows, apart, window_end
+from efd_pipelines.exports.stream import RowGroup, Windows, window_end
+from efd_pipelines.reading.scan import apart
 from efd_pipelines_tests.unit.exports.builders import TEMPERATURE, ArchiveBuilder, at, messages, seconds
 
 HOURS = 3600
