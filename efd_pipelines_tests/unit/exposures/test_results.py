@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -120,25 +118,3 @@ def test_a_null_overwrites_where_it_is_asked_to(observatory_with: Build) -> None
     assert observatory.value() is None
     assert observatory.rows("exposure_efd_provenance")[0]["value"] is None
     assert {row["value"] for row in observatory.rows("exposure_efd_unpivoted")} == {None}
-
-
-def test_a_new_column_is_filled_for_old_exposures_while_the_live_join_goes_on(observatory_with: Build) -> None:
-    count = 10_000 if os.environ.get("EFD_TEST_SCALE") else 700
-    observatory = observatory_with(a_column())
-    length = count * 2 + 200
-    observatory.archives(AZIMUTH, table_of(times(NIGHT, length, 1.0), {"actualPosition": np.arange(float(length))}))
-    observatory.exposes(*(an_exposure(NIGHT + timedelta(seconds=2 * n), 1.0, seq_num=n + 1) for n in range(count)))
-    assert observatory.joins().exposures == count
-    observatory.configures(a_column(), a_column("highest", "max"))
-    with ThreadPoolExecutor(2) as pool:
-        backfill = pool.submit(observatory.joins)
-        live = []
-        for n in range(3):
-            observatory.exposes(an_exposure(NIGHT + timedelta(seconds=2 * count + 2 * n), 1.0, seq_num=count + n + 1))
-            live.append(pool.submit(observatory.joins, start=NIGHT + timedelta(seconds=2 * count)).result().exposures)
-        assert backfill.result().exposures >= count
-    # The backfill may see a new exposure first: then the live join has nothing to do.
-    assert all(one <= 1 for one in live)
-    rows = observatory.rows()
-    assert [row["highest"] for row in rows] == [2.0 * n + 1 for n in range(count + 3)]
-    assert [row["value"] for row in rows] == [2.0 * n + 0.5 for n in range(count + 3)]
