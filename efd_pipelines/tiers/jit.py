@@ -15,7 +15,9 @@ import xxhash
 
 from efd_pipelines.compiled import cache_directory
 
-_TEXTS = ("jit.py", "kernel.py", "selection.py", "vectors.py")
+_TEXTS = tuple(
+    f"{name}.py" for name in ("jit", "kernel", "keys", "places", "selection", "squares", "sweeps", "tiles", "vectors")
+)
 
 
 def _directory() -> Path | None:

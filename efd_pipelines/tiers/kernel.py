@@ -18,46 +18,25 @@ from typing import Any
 import numpy as np
 
 from efd_pipelines.tiers.jit import compiled
+from efd_pipelines.tiers.keys import exchange_16, exchange_64, number_of
+from efd_pipelines.tiers.places import copy_row, item, put_item
 from efd_pipelines.tiers.selection import ROW, middle_keys, sweep_window
-from efd_pipelines.tiers.vectors import (
-    LANES,
-    copy_row,
-    exchange_16,
-    exchange_64,
-    finish,
-    item,
-    number_of,
-    put_item,
-    sweep,
-    sweep_present,
-    transpose_columns,
-    transpose_rows,
+from efd_pipelines.tiers.sweeps import finish, sweep, sweep_present
+from efd_pipelines.tiers.tiles import (
+    GROUP,
+    MAX_NETWORK,
+    TILE,
+    batch,
+    chunk_of,
+    gather,
+    rows_together,
+    samples_of,
+    write,
 )
+from efd_pipelines.tiers.vectors import LANES
 
-TILE = 4 * LANES
-"""Columns that are computed together."""
-MAX_NETWORK = 512
-"""Samples of the longest window that goes through a network."""
-MAX_ROWS = 256
-"""Samples of short windows that are transposed together; those of a long one always are."""
-GROUP = 16
-"""Windows whose results are written together."""
 _LARGEST, _WIDEST = np.iinfo(np.int64).max, 9.2e18
 LONGS, DOUBLES = np.empty(0, np.int64), np.empty(0, np.float64)
-
-
-def room_bytes(size: int, longest: int) -> int:
-    """Memory that a tile takes, of values of `size` bytes and windows of at most so many samples."""
-    kept = 3 * GROUP * TILE * (size + 8) + 4 * TILE * (size + 8)
-    return kept + rows_together(longest) * TILE * size + (2 * longest * size if longest > MAX_NETWORK else 0) + 64 * 8
-
-
-def rows_together(longest: int) -> int:
-    """Samples for which there is room to transpose them."""
-    return max(MAX_ROWS, min(longest, MAX_NETWORK))
-
-
-_rows_together = compiled(rows_together)
 
 
 @compiled
@@ -104,7 +83,7 @@ def window_statistics(
     some_extremes = found + 4 * TILE * size
     some_reals = some_extremes + 3 * stride
     buffer = some_reals + 3 * GROUP * TILE * 8
-    keys = buffer + _rows_together(longest) * TILE * size
+    keys = buffer + rows_together(longest) * TILE * size
     first, gathered, written, incomplete = 0, begin, begin, 0
     for window in range(begin, stop):
         start, end = starts[window], ends[window]
@@ -114,7 +93,7 @@ def window_statistics(
             is_careful = True
             for lane in range(lanes):
                 place = keys + longest * size
-                address = _samples(extremes, table, chunks, lane, start, end, place)
+                address = samples_of(extremes, table, chunks, lane, start, end, place)
                 present = _compute_long(
                     like,
                     extremes,
@@ -135,8 +114,8 @@ def window_statistics(
                     incomplete += 1
         else:
             if window >= gathered:
-                gathered, first = _batch(starts, ends, window, stop), start
-                _gather(extremes, table, chunks, first, ends[gathered - 1], buffer)
+                gathered, first = batch(starts, ends, window, stop), start
+                gather(extremes, table, chunks, first, ends[gathered - 1], buffer)
             rows = buffer + (start - first) * width * size
             has_missing = _sweep_rows(like, rows, end - start, width, size, found, sums, out)
             if has_missing:
@@ -176,56 +155,11 @@ def window_statistics(
                         like, extremes, reals, table, chunks, lane, start, end, infinity, real_out, real_stride
                     )
         if row == (GROUP - 1) * TILE:
-            _write(some_extremes, some_reals, column, lanes, written, window + 1, extremes, reals)
+            write(some_extremes, some_reals, column, lanes, written, window + 1, extremes, reals)
             written = window + 1
     if written < stop:
-        _write(some_extremes, some_reals, column, lanes, written, stop, extremes, reals)
+        write(some_extremes, some_reals, column, lanes, written, stop, extremes, reals)
     return incomplete
-
-
-@compiled
-def _batch(starts: Any, ends: Any, window: int, stop: int) -> Any:
-    """The first window that is not gathered together with one: neighbours are, as far as there is room."""
-    first = starts[window]
-    last = window + 1
-    while last < stop and starts[last] == ends[last - 1] and ends[last] - first <= MAX_ROWS:
-        last += 1
-    return last
-
-
-@compiled
-def _chunk_of(chunks: Any, sample: int) -> Any:
-    low, high = 0, chunks.size - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if chunks[middle] <= sample:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-@compiled
-def _gather(keyed: Any, table: Any, chunks: Any, first: int, end: int, buffer: int) -> None:
-    """Samples [first, end) into rows."""
-    width, size = table.shape[1], keyed.itemsize
-    square = 64 // size
-    chunk = _chunk_of(chunks, first)
-    rows = end - first
-    if rows < square or end > chunks[chunk + 1]:
-        for sample in range(first, end):
-            while sample >= chunks[chunk + 1]:
-                chunk += 1
-            for lane in range(width):
-                bits = item(keyed, table[chunk, lane], sample - chunks[chunk])
-                put_item(keyed, buffer, (sample - first) * width + lane, bits)
-        return
-    for group in range(0, width, LANES):
-        addresses = table.ctypes.data + 8 * (chunk * width + group)
-        for row in range(0, rows, square):
-            begin = min(row, rows - square)
-            offset = (first - chunks[chunk] + begin) * size
-            transpose_columns(keyed, addresses, offset, buffer + (begin * width + group) * size, width * size)
 
 
 @compiled
@@ -298,19 +232,6 @@ def _middle(
 
 
 @compiled
-def _samples(keyed: Any, table: Any, chunks: Any, lane: int, start: int, end: int, room: int) -> Any:
-    """The address of a column's samples [start, end), put together where they are of several chunks."""
-    chunk = _chunk_of(chunks, start)
-    if end <= chunks[chunk + 1]:
-        return table[chunk, lane] + (start - chunks[chunk]) * keyed.itemsize
-    for sample in range(start, end):
-        while sample >= chunks[chunk + 1]:
-            chunk += 1
-        put_item(keyed, room, sample - start, item(keyed, table[chunk, lane], sample - chunks[chunk]))
-    return room
-
-
-@compiled
 def _compute_long(
     like: Any,
     keyed: Any,
@@ -364,7 +285,7 @@ def _compute_with_care(
     is_float = infinity != np.iinfo(keyed.dtype).max
     mean, squares = 0.0, 0.0
     for turn in range(2):
-        total, count, chunk = 0.0, 0, _chunk_of(chunks, start)
+        total, count, chunk = 0.0, 0, chunk_of(chunks, start)
         for sample in range(start, end):
             while sample >= chunks[chunk + 1]:
                 chunk += 1
@@ -379,36 +300,3 @@ def _compute_with_care(
             squares = total / max(count - 1, 1)
     put_item(reals, real_out, lane, reals.dtype.type(mean))
     put_item(reals, real_out + 2 * real_stride, lane, reals.dtype.type(np.sqrt(squares)))
-
-
-@compiled
-def _write(
-    some_extremes: int,
-    some_reals: int,
-    column: int,
-    lanes: int,
-    first: int,
-    end: int,
-    extremes: Any,
-    reals: Any,
-) -> None:
-    """Results of windows [first, end) to their columns."""
-    for figure in range(3):
-        _write_figure(some_extremes, figure, column, lanes, first, end, extremes)
-        _write_figure(some_reals, figure, column, lanes, first, end, reals)
-
-
-@compiled
-def _write_figure(results: int, figure: int, column: int, lanes: int, first: int, end: int, target: Any) -> None:
-    size = target.itemsize
-    square = 64 // size
-    whole = lanes // square * square
-    source = results + figure * GROUP * TILE * size
-    stride = target.shape[2] * size
-    for lane in range(0, whole, square):
-        place = target.ctypes.data + (figure * target.shape[1] + column + lane) * stride + first * size
-        for window in range(0, GROUP, square):
-            transpose_rows(target, source + (window * TILE + lane) * size, TILE * size, place + window * size, stride)
-    for lane in range(whole, lanes):
-        for window in range(first, end):
-            target[figure, column + lane, window] = item(target, source, (window - first) * TILE + lane)

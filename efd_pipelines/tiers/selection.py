@@ -1,6 +1,6 @@
 """Selection: statistics of a window that is too long for a network, one column at a time, compiled.
 
-Its samples lie one after the other, so sixteen of them are a row of the sweep that `vectors.py` makes for short
+Its samples lie one after the other, so sixteen of them are a row of the sweep that `sweeps.py` makes for short
 windows; the sums of blocks of rows are put together by Chan's formula, which adds only what is positive. The middle is
 found by counting how many keys are not above a guess, sixteen at a time, until few are left between two guesses: some
 ten passes whatever the values are, since now and then the guess halves the range. Everything is read and written by
@@ -14,17 +14,10 @@ from typing import Any
 import numpy as np
 
 from efd_pipelines.tiers.jit import compiled
-from efd_pipelines.tiers.vectors import (
-    LANES,
-    count_at_most,
-    item,
-    key_of,
-    number_of,
-    put_item,
-    row_between,
-    sweep,
-    sweep_present,
-)
+from efd_pipelines.tiers.keys import count_at_most, key_of, number_of, row_between
+from efd_pipelines.tiers.places import item, put_item
+from efd_pipelines.tiers.sweeps import sweep, sweep_present
+from efd_pipelines.tiers.vectors import LANES
 
 ROW = 4 * LANES
 """Places from one row of what a sweep finds to the next."""

@@ -180,8 +180,8 @@ def _compute(
     missing: NDArray[np.int64],
 ) -> int:
     """Some windows of some columns."""
-    from efd_pipelines.tiers.kernel import room_bytes
     from efd_pipelines.tiers.kernel import window_statistics as compute
+    from efd_pipelines.tiers.tiles import room_bytes
 
     longest = int((ends - starts)[windows].max())
     memory = _memory(room_bytes(samples.dtype.itemsize, longest))
@@ -219,7 +219,7 @@ def _compute(
 @functools.lru_cache(maxsize=16)
 def _networks(lengths: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The networks for windows of these lengths, one after the other, and where each is, as the kernel takes them."""
-    from efd_pipelines.tiers.kernel import MAX_NETWORK
+    from efd_pipelines.tiers.tiles import MAX_NETWORK
 
     places = np.zeros((MAX_NETWORK + 1, 8), np.int64)
     parts: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
