@@ -1,18 +1,17 @@
 """Runs `efd archive run`'s work in a process that kills itself with SIGKILL at one chosen point.
 
-    python -m efd_pipelines_tests.faults.killed POINT NTH
-
-POINT names a step of the archive, `before …` or `after …`; the process dies the NTH time it comes there. Settings
-come from the environment. Exit code 0 means that the point was never reached and the drain ended by itself.
+A point names a step of the archive, `before …` or `after …`; the process dies the nth time it comes there. It is forked
+from one that has imported everything, so that a death costs what was done before it, and not an interpreter's start.
+Deaths at any system call: `strikes.py`.
 """
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from efd_pipelines.archive import drain as drain_module
@@ -20,7 +19,8 @@ from efd_pipelines.archive import tables, writing
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.ledger import Ledger
 from efd_pipelines.archive.schemas import WriterSchemas
-from efd_pipelines.settings import load_settings
+from efd_pipelines.settings import Settings, load_settings
+from efd_pipelines_tests.faults.processes import environment
 
 STEPS: dict[str, tuple[Any, str]] = {
     "schemas": (WriterSchemas, "keep"),
@@ -30,6 +30,10 @@ STEPS: dict[str, tuple[Any, str]] = {
     "append": (tables, "_append"),
     "ledger": (Ledger, "append"),
 }
+
+
+IMPORTED_LATE = ("confluent_kafka.admin", "deltalake", "numba", "polars", "pyarrow.compute", "pyarrow.parquet", "s3fs")
+"""What a drain imports only when it needs it."""
 
 
 def kill_at(point: str, nth: int) -> None:
@@ -51,12 +55,20 @@ def kill_at(point: str, nth: int) -> None:
     setattr(owner, name, stepped)
 
 
-def main() -> None:
-    point, nth = sys.argv[1], int(sys.argv[2])
+def killed_at(settings: Settings, point: str, nth: int) -> int:
+    """Drains in a process that is to die at the point; its exit code, which is 0 where it never came there."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__, *IMPORTED_LATE])
+    process = processes.Process(target=_drain, args=(environment(settings), point, nth))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, f"a drain that was to die {point} still runs"
+    return process.exitcode
+
+
+def _drain(environ: Mapping[str, str], point: str, nth: int) -> None:
+    os.environ.clear()
+    os.environ.update(environ)
     kill_at(point, nth)
     settings = load_settings(env_file=None)
     drain_module.drain(Archive(settings), settings, run="killed")
-
-
-if __name__ == "__main__":
-    main()

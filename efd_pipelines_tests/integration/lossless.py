@@ -26,6 +26,7 @@ from deltalake import DeltaTable, QueryBuilder
 from polars.testing import assert_frame_equal
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.settings import Settings
 from efd_pipelines.topics.layout import column_of
 from efd_pipelines.topics.names import Dataset
 
@@ -61,6 +62,11 @@ def records_of(bootstrap: str, registry: str, topic: str, value_format: str = "a
         found.append(Record(int(message.partition() or 0), int(message.offset() or 0), stamp, message.key(), values))
     consumer.close()
     return found
+
+
+def sent(settings: Settings, topic: str, value_format: str = "avro") -> list[Record]:
+    """The same with the brokers and the registry of `settings`."""
+    return records_of(settings.require_kafka(), settings.require_registry(), topic, value_format)
 
 
 def _decoded(registry: str, frame: bytes) -> Mapping[str, Any]:

@@ -26,9 +26,10 @@ from efd_pipelines.simulator.producer import SalProducer
 from efd_pipelines.simulator.sal import SalTopic
 from efd_pipelines.times import Week, microseconds
 from efd_pipelines.topics.names import Dataset
+from efd_pipelines_tests.integration.configured import with_kafka
 from efd_pipelines_tests.integration.conftest import MakeSettings
 from efd_pipelines_tests.integration.influx_points import write_points
-from efd_pipelines_tests.integration.test_archive import expire
+from efd_pipelines_tests.integration.produced import expire
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 SCALARS = builtin_topic("Test.scalars")
@@ -190,7 +191,7 @@ def test_what_expires_before_it_is_read_is_told_before_and_after_the_drain(
 def test_an_unreachable_broker_is_a_note(local_settings: Settings, site: MakeSettings) -> None:
     send(local_settings, SCALARS, frames(local_settings, SCALARS, 1, 5))
     drain(Archive(local_settings), local_settings)
-    away = site(kafka_bootstrap="127.0.0.1:1", kafka_properties={"socket.connection.setup.timeout.ms": "1000"})
+    away = with_kafka(site(kafka_bootstrap="127.0.0.1:1"), timeout_s=2.0)
     audit = verify(Archive(away), settings=away)
     assert audit.ok
     assert [note.kind for note in audit.notes] == ["kafka"]

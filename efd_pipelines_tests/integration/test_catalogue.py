@@ -17,8 +17,9 @@ from efd_pipelines.kafka.catalogue import Catalogue, CatalogueTopic, read_catalo
 from efd_pipelines.kafka.registry import Registries
 from efd_pipelines.servers.kafka import KafkaServer
 from efd_pipelines.servers.registry import RegistryServer
-from efd_pipelines.settings import Settings, load_settings
+from efd_pipelines.settings import load_settings
 from efd_pipelines.topics.names import Kind
+from efd_pipelines_tests.integration.configured import with_kafka
 
 
 class Site:
@@ -245,11 +246,8 @@ def test_json_topics_need_no_schema(site: Site, tmp_path: Path) -> None:
 def test_a_failed_read_is_an_error_and_no_empty_catalogue(site: Site) -> None:
     site.make(site.name("a"))
     with pytest.raises(KafkaUnavailable):
-        read_catalogue(_with_timeout(load_settings({**site.environ, "EFD_KAFKA_BOOTSTRAP": "127.0.0.1:9"}, None)))
+        read_catalogue(
+            with_kafka(load_settings({**site.environ, "EFD_KAFKA_BOOTSTRAP": "127.0.0.1:9"}, None), timeout_s=1.0)
+        )
     with pytest.raises(RegistryUnavailable):
         read_catalogue(load_settings({**site.environ, "EFD_REGISTRY_URL": "http://127.0.0.1:9"}, None))
-
-
-def _with_timeout(settings: Settings) -> Settings:
-    kafka = settings.configuration.kafka.model_copy(update={"timeout_s": 1.0})
-    return settings.model_copy(update={"configuration": settings.configuration.model_copy(update={"kafka": kafka})})

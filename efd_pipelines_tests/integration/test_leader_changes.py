@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,14 @@ from efd_pipelines.archive.losses import missing_records
 from efd_pipelines.servers.kafka import KafkaServer
 from efd_pipelines.servers.registry import RegistryServer
 from efd_pipelines.settings import Settings, load_settings
-from efd_pipelines.simulator.everything import random_series
-from efd_pipelines.simulator.producer import SalProducer
 from efd_pipelines.simulator.sal import SalField, SalTopic
-from efd_pipelines.times import microseconds
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.conftest import start
+from efd_pipelines_tests.integration.configured import with_kafka
 from efd_pipelines_tests.integration.lossless import assert_lossless, records_of
+from efd_pipelines_tests.integration.produced import produce
 
 pytestmark = pytest.mark.timeout(400)
-
-NOW = datetime.now(UTC).replace(microsecond=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +89,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def settings(cluster: Cluster, registry: RegistryServer, tmp_path: Path) -> Settings:
     environ = {"EFD_KAFKA_BOOTSTRAP": cluster.bootstrap, "EFD_REGISTRY_URL": registry.url}
-    found = load_settings(environ, None, archive=str(tmp_path / "archive"))
-    kafka = found.configuration.kafka.model_copy(update={"byte_budget": 1 << 20})
-    return found.model_copy(update={"configuration": found.configuration.model_copy(update={"kafka": kafka})})
+    return with_kafka(load_settings(environ, None, archive=str(tmp_path / "archive")), byte_budget=1 << 20)
 
 
 @pytest.fixture
 def topic(unique: str) -> SalTopic:
     return SalTopic.of(f"lsst.sal.Test.{unique}", [SalField("value", "double", 40)])
-
-
-def produce(settings: Settings, topic: SalTopic, records: int, first: int) -> None:
-    with SalProducer(settings) as producer:
-        producer.send([random_series(topic, records, microseconds(NOW), seed=first, first=first)])
 
 
 def test_a_log_that_lost_its_end_and_grew_past_the_old_position(
@@ -114,16 +103,16 @@ def test_a_log_that_lost_its_end_and_grew_past_the_old_position(
     """An unclean election: the new leader had only the first ten records, and soon has more than were archived."""
     cluster.make(topic.name, [2, 3], **{"unclean.leader.election.enable": "true", "min.insync.replicas": "1"})
     bootstrap, registry = cluster.bootstrap, str(settings.registry_url)
-    produce(settings, topic, 10, 1)
+    produce(settings, topic, 10, first=1)
     cluster.brokers[2].stop()
-    produce(settings, topic, 10, 100)
+    produce(settings, topic, 10, first=100)
     archive = Archive(settings)
     assert drain(archive, settings, topics=[topic.name]).rows == 20
     before = records_of(bootstrap, registry, topic.name)
     cluster.brokers[1].kill()
     cluster.brokers[2].start()
     cluster.wait(lambda: cluster.leader(topic.name) == 3)
-    produce(settings, topic, 25, 1000)
+    produce(settings, topic, 25, first=1000)
     result = drain(archive, settings, topics=[topic.name], until_caught_up=True)
     after = records_of(bootstrap, registry, topic.name)
     assert len(after) == 35
@@ -145,7 +134,7 @@ def test_a_log_that_lost_its_end_and_grew_past_the_old_position(
 
 def test_a_leader_that_dies_in_the_middle_of_a_drain(cluster: Cluster, settings: Settings, topic: SalTopic) -> None:
     cluster.make(topic.name, [3, 1])
-    produce(settings, topic, 6_000, 1)
+    produce(settings, topic, 6_000, first=1)
     killed = threading.Event()
 
     def kill_once(records: int, backlog: int, size_bytes: int) -> None:
@@ -157,7 +146,7 @@ def test_a_leader_that_dies_in_the_middle_of_a_drain(cluster: Cluster, settings:
     drain(archive, settings, topics=[topic.name], until_caught_up=True, progress=kill_once)
     assert killed.is_set()
     cluster.wait(lambda: cluster.leader(topic.name) == 1)
-    produce(settings, topic, 100, 20_000)
+    produce(settings, topic, 100, first=20_000)
     drain(archive, settings, topics=[topic.name])
     audit = verify(archive, deep=True, datasets=[Dataset.parse(topic.name)])
     assert (audit.problems, audit.rows, audit.records) == ([], 6_100, 6_100)
@@ -171,17 +160,17 @@ def test_records_that_were_compacted_before_they_were_read_are_a_recorded_gap(
     at_once = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "100"}
     cluster.make(event.name, [1], **{"cleanup.policy": "compact", **at_once})
     archive = Archive(settings)
-    produce(settings, event, 3, 1)
+    produce(settings, event, 3, first=1)
     assert drain(archive, settings, topics=[event.name]).gaps == 0
     registry = str(settings.registry_url)
 
     def is_compacted() -> bool:
         # Each record begins a segment, and closes the one before for the cleaner.
-        produce(settings, event, 1, 100)
+        produce(settings, event, 1, first=100)
         time.sleep(0.5)
         return len(records_of(cluster.brokers[0].bootstrap, registry, event.name)) < 30
 
-    produce(settings, event, 40, 10)
+    produce(settings, event, 40, first=10)
     cluster.wait(is_compacted)
     result = drain(archive, settings, topics=[event.name])
     assert [problem.kind for problem in result.problems] == ["gap"]

@@ -1,21 +1,19 @@
 """Schemas that change, as they do over twenty years: every record stays whole, and Delta readers always see one table.
 
-Each case of the archive's promise has a test of its own name. What is compared with what: `lossless.py`.
+Each case of the archive's promise has a test of its own name. What is compared with what: `lossless.py`. Other
+registries, namespaces and formats: `test_schemas_of_others.py`.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import fastavro
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +25,6 @@ from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import verify
 from efd_pipelines.archive.drain import drain
 from efd_pipelines.archive.sealing import seal
-from efd_pipelines.avro.frames import frame
 from efd_pipelines.settings import Settings
 from efd_pipelines.simulator.everything import random_series
 from efd_pipelines.simulator.fixtures import builtin_topic
@@ -36,12 +33,13 @@ from efd_pipelines.simulator.sal import SalField, SalTopic, load_topics
 from efd_pipelines.times import Week, microseconds
 from efd_pipelines.topics import layout
 from efd_pipelines.topics.names import Dataset
+from efd_pipelines_tests.integration.configured import configured
 from efd_pipelines_tests.integration.conftest import MakeSettings
-from efd_pipelines_tests.integration.lossless import Record, assert_lossless, assert_readers_agree, records_of
+from efd_pipelines_tests.integration.lossless import assert_lossless, sent
+from efd_pipelines_tests.integration.produced import NOW, delete_topic, produce
 
 pytestmark = pytest.mark.timeout(180)
 
-NOW = datetime.now(UTC).replace(microsecond=0)
 
 Fields = list[SalField]
 
@@ -55,15 +53,6 @@ def settings(local_settings: Settings) -> Settings:
 @pytest.fixture
 def name(unique: str) -> str:
     return f"lsst.sal.Test.{unique}"
-
-
-def produce(settings: Settings, topic: SalTopic, records: int, first: int = 1, when: datetime = NOW) -> None:
-    with SalProducer(settings) as producer:
-        producer.send([random_series(topic, records, microseconds(when), seed=first, first=first)])
-
-
-def sent(settings: Settings, topic: str, value_format: str = "avro") -> list[Record]:
-    return records_of(settings.require_kafka(), str(settings.registry_url), topic, value_format)
 
 
 def archived(settings: Settings, topic: str, *versions: Fields) -> pa.Table:
@@ -190,7 +179,7 @@ def test_many_small_drains_of_changing_versions_make_a_file_each(settings: Setti
 
 def test_a_sealed_week_is_read_by_plain_readers_and_keeps_its_types(site: MakeSettings, name: str) -> None:
     """Whatever came in it, and although the dataset grows wider later."""
-    settings = with_formats(site, slices={"*": "day"})
+    settings = configured(site(), slices={"*": "day"})
     archive, week = Archive(settings), Week.containing(NOW - timedelta(days=21))
     monday = datetime.combine(week.monday, datetime.min.time(), UTC)
     versions: list[Fields] = [
@@ -253,62 +242,6 @@ def assert_read_by_plain_readers(directory: Path, rows: int) -> None:
         pd.testing.assert_frame_equal(ordered, expected, check_dtype=False)
 
 
-@pytest.fixture
-def other_registry() -> Iterator[Callable[[dict[int, str]], str]]:
-    """Serves schemas under chosen ids, as a registry of another cluster does; gives its URL."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def serve(schemas: dict[int, str]) -> str:
-        class Answers(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                number = self.path.rpartition("/")[2]
-                known = schemas.get(int(number)) if number.isdigit() else None
-                answer = {"schema": known} if known else {"error_code": 40403, "message": "no such schema"}
-                body = json.dumps(answer).encode()
-                self.send_response(200 if known else 404)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                return
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def test_two_registries_whose_ids_clash(
-    site: MakeSettings, other_registry: Callable[[dict[int, str]], str], unique: str
-) -> None:
-    """The test stand's topic has a prefix, its schema's namespace has none, and its id is another schema's at home."""
-    name = f"lsst.sal.Test.{unique}"
-    ours, theirs = SalTopic.of(name, [SalField("a", "int")]), SalTopic.of(name, [SalField("z", "string")])
-    with SalProducer(site()) as producer:
-        producer.prepare([ours])
-        head = producer.frames(random_series(ours, 1, microseconds(NOW)))[0][:5]
-    url = other_registry({int.from_bytes(head[1:], "big"): theirs.avro_schema()})
-    settings = site(registries={"tts": url})
-    assert settings.require_registry("tts") == url
-    produce(settings, ours, 5)
-    with SalProducer(settings) as producer:
-        producer.create([(f"tts.{name}", 1, {})])
-        for body in random_series(theirs, 6, microseconds(NOW)).bodies():
-            producer.put(f"tts.{name}", head + body)
-    archive = Archive(settings)
-    assert drain(archive, settings).dead_letters == 0
-    home = assert_lossless(archive, name, sent(settings, name))
-    away = assert_lossless(archive, f"tts@{name}", records_of(settings.require_kafka(), url, f"tts.{name}"))
-    assert (home.num_rows, away.num_rows) == (5, 6)
-    assert ("z" in home.column_names, "z" in away.column_names) == (False, True)
-
-
 def test_nullable_unions_of_camera_topics(settings: Settings) -> None:
     topic = builtin_topic("MTCamera.focal_plane_reb_data")
     assert topic.is_ccs
@@ -330,6 +263,8 @@ COLLIDING = (
     "MTCamera.logevent_imageReadoutParameters",
     "MTCamera.rebpower_Reb",
 )
+
+
 """The topics whose names collide when their arrays are flattened; the last two pass 2,000 columns and keep lists."""
 
 
@@ -376,10 +311,7 @@ def test_a_topic_deleted_and_created_again_has_two_sources(settings: Settings, n
     produce(settings, topic, 6)
     first = sent(settings, name)
     drain(archive, settings)
-    admin = AdminClient({"bootstrap.servers": settings.require_kafka(), "log_level": 2})
-    admin.delete_topics([name])[name].result(30)
-    while name in admin.list_topics(timeout=10).topics:
-        threading.Event().wait(0.1)
+    delete_topic(settings, name)
     # The same offsets with another schema: an incarnation is told by its id, not by what is in it.
     produce(settings, SalTopic.of(name, [SalField("a", "string")]), 5, first=50)
     drain(archive, settings)
@@ -406,107 +338,3 @@ def test_partitions_that_are_added_while_it_drains(settings: Settings, name: str
     assert grown.is_set()
     table = assert_lossless(archive, name, sent(settings, name))
     assert sorted(set(table["kafka_partition"].to_pylist())) == [0, 1, 2, 3]
-
-
-def with_formats(site: MakeSettings, **sections: Any) -> Settings:
-    settings = site()
-    return settings.model_copy(update={"configuration": settings.configuration.model_copy(update=sections)})
-
-
-def test_json_messages(site: MakeSettings, unique: str) -> None:
-    """What a value is, the values of a batch say: they change their minds, and nothing is lost."""
-    name = f"lsst.obsenv.{unique}"
-    settings = with_formats(site, value_formats={name: "json"}, time_fields={"lsst.obsenv": "timestamp"})
-    batches: list[list[dict[str, Any]]] = [
-        [{"timestamp": NOW.timestamp() + n, "count": n, "ok": True, "list": [1, 2], "who": "ä"} for n in range(3)],
-        [
-            {
-                "timestamp": NOW.timestamp() + 5,
-                "count": 1.5,
-                "ok": None,
-                "list": [0.5],
-                "nested": {"a": [1, {"b": None}]},
-            }
-        ],
-        [
-            {
-                "timestamp": NOW.timestamp() + 6,
-                "count": "many",
-                "list": ["x", "y", "z"],
-                "big": 2**60 + 1,
-                "late": [True],
-            }
-        ],
-        [{"timestamp": NOW.timestamp() + 7, "count": 7, "list": [], "nested": "text", "Count": 3}],
-    ]
-    archive = Archive(settings)
-    for batch in batches:
-        with SalProducer(settings) as producer:
-            producer.create([(name, 1, {})])
-            for value in batch:
-                producer.put(name, json.dumps(value).encode(), b"")
-        assert drain(archive, settings).dead_letters == 0
-        assert_lossless(archive, name, sent(settings, name, "json"))
-    table = archive.read(archive.datasets()[0])
-    assert table["time"].cast(pa.int64()).to_pylist()[0] == microseconds(NOW)
-    assert set(table["archive_schema"].to_pylist()) == {0}
-
-
-METRIC = {
-    "type": "record",
-    "name": "metric",
-    "namespace": "lsst.dm",
-    "fields": [
-        {"name": "timestamp", "type": "double"},
-        {"name": "value", "type": ["null", "double"], "default": None},
-        {"name": "count", "type": "long"},
-        {"name": "band", "type": {"type": "enum", "name": "Band", "symbols": ["g", "r"]}},
-        {"name": "hash", "type": {"type": "fixed", "name": "Hash", "size": 4}},
-        {"name": "tags", "type": {"type": "map", "values": "string"}},
-        {"name": "run", "type": {"type": "record", "name": "Run", "fields": [{"name": "id", "type": "int"}]}},
-        {"name": "either", "type": ["null", "string", "int"], "default": None},
-        {"name": "maybe", "type": {"type": "array", "items": ["null", "float"]}},
-    ],
-}
-
-
-def test_other_namespaces_have_their_own_time_and_any_schema(site: MakeSettings, unique: str) -> None:
-    import io
-
-    settings = with_formats(site, time_fields={"lsst.dm": "timestamp"})
-    timed, untimed = f"lsst.dm.{unique}", f"lsst.other.{unique}"
-    from efd_pipelines.kafka.registry import Registries
-
-    with Registries(settings) as registries, SalProducer(settings) as producer:
-        number = registries.register("", f"{unique}-value", json.dumps(METRIC))
-        producer.create([(timed, 1, {}), (untimed, 1, {})])
-        schema = fastavro.parse_schema(METRIC, _write_hint=False)
-        for n, either in enumerate((None, "text", 7)):
-            out = io.BytesIO()
-            at = (NOW - timedelta(days=14)).timestamp() + n
-            values: dict[str, Any] = {
-                "timestamp": at,
-                "value": np.nan if n else None,
-                "count": n,
-                "band": "r",
-                "hash": b"\0\1\2\3",
-            }
-            values |= {"tags": {"k": "v"}, "run": {"id": n}, "either": either, "maybe": [None, 0.5]}
-            fastavro.schemaless_writer(out, schema, values)
-            for topic in (timed, untimed):
-                producer.put(topic, frame(number, out.getvalue()), b"", timestamp_ms=int(NOW.timestamp() * 1000) + n)
-    archive = Archive(settings)
-    assert drain(archive, settings).dead_letters == 0
-    for topic, when in ((timed, NOW - timedelta(days=14)), (untimed, NOW)):
-        found = archive.read(Dataset.parse(topic)).sort_by("kafka_offset")
-        step = 1_000_000 if topic == timed else 1000
-        assert found["time"].cast(pa.int64()).to_pylist() == [microseconds(when) + n * step for n in range(3)]
-        assert found["band"].to_pylist() == ["r"] * 3
-        assert found["hash"].to_pylist() == [b"\0\1\2\3"] * 3
-        assert [json.loads(text) for text in found["tags"].to_pylist()] == [{"k": "v"}] * 3
-        assert [json.loads(text) for text in found["run"].to_pylist()] == [{"id": n} for n in range(3)]
-        branches = [text if text is None else json.loads(text) for text in found["either"].to_pylist()]
-        assert branches == [None, "text", 7]
-        assert found["value"].is_valid().to_pylist() == [False, True, True]
-        assert_readers_agree(archive, topic)
-    assert verify(archive, deep=True).problems == []

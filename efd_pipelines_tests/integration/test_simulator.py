@@ -44,6 +44,7 @@ from efd_pipelines.simulator.producer import SalProducer
 from efd_pipelines.simulator.recording import topic_of
 from efd_pipelines.simulator.replay import replay
 from efd_pipelines.times import event_time_us, microseconds
+from efd_pipelines_tests.integration.configured import with_kafka
 from efd_pipelines_tests.unit.simulator.reading import decoded
 
 START = datetime(2026, 11, 15, 23, 59, 30, tzinfo=UTC)
@@ -327,10 +328,7 @@ def test_records_of_other_namespaces_carry_their_time_as_kafkas(
 
 def test_brokers_that_do_not_answer_are_named(registry: RegistryServer) -> None:
     environment = {"EFD_KAFKA_BOOTSTRAP": "127.0.0.1:9", "EFD_REGISTRY_URL": registry.url}
-    settings = load_settings(environment, env_file=None)
-    kafka = settings.configuration.kafka.model_copy(update={"timeout_s": 2.0})
-    configuration = settings.configuration.model_copy(update={"kafka": kafka})
-    settings = settings.model_copy(update={"configuration": configuration})
+    settings = with_kafka(load_settings(environment, env_file=None), timeout_s=2.0)
 
     with pytest.raises(KafkaUnavailable, match=r"127\.0\.0\.1:9"), SalProducer(settings) as producer:
         producer.prepare([builtin_topic("Test.scalars")])
