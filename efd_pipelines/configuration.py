@@ -1,7 +1,7 @@
 """Configuration: everything with structure, from one YAML file (`EFD_CONFIG`), validated, errors naming the line.
 
-Freshness classes, drain groups, slices, rates, subsystems, time fields, value formats, retention, publishing and
-exposure configurations.
+Freshness classes, drain groups, slices, rates, subsystems, time fields, value formats, retention, tiers, publishing
+and exposure configurations.
 Scalar settings and secrets are environment variables: `settings.py`. The shipped default is `default.yaml` beside
 this module; a file of one's own replaces the top-level sections that it has and inherits the others.
 """
@@ -112,6 +112,15 @@ class Retention(_Section):
     policy: str = Field(default="usdf", min_length=1)
 
 
+class Tiers(_Section):
+    """What tiers have. `quartiles` are globs of datasets that get `q1_` and `q3_` too, when a tier is first built."""
+
+    quartiles: tuple[str, ...] = ()
+
+    def has_quartiles(self, dataset: Dataset) -> bool:
+        return match(self.quartiles, dataset.text)
+
+
 class InfluxPolicy(_Section):
     """What is published into which database of InfluxDB, and for how long it stays there.
 
@@ -148,9 +157,13 @@ class ConsdbTable(_Section):
 
 
 class ConsdbPolicy(_Section):
-    """What of the 1 s tier is written into ConsDB, in tables of `schema_name`; nothing by default."""
+    """What of the 1 s tier is written into ConsDB, in tables of `schema_name`; nothing by default.
+
+    A week goes `retention_days` after its end; null keeps for ever.
+    """
 
     schema_name: str = Field(default="efd_1s", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    retention_days: float | None = Field(default=None, ge=1.0)
     tables: tuple[ConsdbTable, ...] = ()
 
 
@@ -329,6 +342,7 @@ class Configuration(_Section):
     kafka: KafkaReading = KafkaReading()
     sealing: Sealing = Sealing()
     retention: Retention = Retention()
+    tiers: Tiers = Tiers()
     publishing: Publishing = Publishing()
     growth: Growth = Growth()
     reports: Reports = Reports()

@@ -1,8 +1,8 @@
 """Comparison: whether two tables of the same windows say the same, and in words what differs first.
 
 Windows are told apart by `time` and `salIndex`. Counts, extremes and first samples must be the same to the bit, NaN and
-null included; means, medians and standard deviations to a few units in the last place, since another release may
-add in another order.
+null included; means, medians, quartiles and standard deviations to a few units in the last place, since another
+release may add in another order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from efd_pipelines.times import from_microseconds
 
-_ROUNDED = ("mean", "median", "stdev")
+_ROUNDED = ("mean", "median", "stdev", "q1", "q3")
 _TOLERANCE = {pa.float32(): 1e-5, pa.float64(): 1e-9}
 
 

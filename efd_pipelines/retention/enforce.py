@@ -20,7 +20,8 @@ from efd_pipelines.retention.due import Due, due
 from efd_pipelines.retention.pins import pins, turns
 from efd_pipelines.retention.plan import Progress, Refusal, check_pins, judged
 from efd_pipelines.retention.policy import Policy, policy_of
-from efd_pipelines.retention.verification import Evidence, Refused, Tables, still_covered
+from efd_pipelines.retention.refusal import Refused
+from efd_pipelines.retention.verification import Evidence, Tables, still_covered
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from efd_pipelines.retention.due import Due, due, finer
 from efd_pipelines.retention.pins import Pin, pins
 from efd_pipelines.retention.policy import Policy, policy_of
-from efd_pipelines.retention.verification import Depth, Evidence, Refused, Tables, verified
+from efd_pipelines.retention.refusal import Depth, Refused
+from efd_pipelines.retention.verification import Evidence, Tables, verified
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive

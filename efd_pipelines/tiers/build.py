@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 import pyarrow as pa
 
@@ -215,13 +216,15 @@ class _Job:
         schema = stale.raw.schema
         relative = archive.relative(stale.dataset, tier.name)
         table = open_table(archive.store, relative)
+        decided = _decided(archive, stale.dataset, schema) if table is None else table.description
         work = Work(
             store=archive.store,
             raw=stale.raw.relative,
             relative=relative,
             schema=schema,
             window_us=tier.window_us,
-            arrays=decide_arrays(schema) if table is None else table.description["arrays"],
+            arrays=decided["arrays"],
+            quartiles=decided.get("quartiles", False),
             files=good_files(stale.raw, {part.week.key for part in stale.slices}),
             held=_held(table, stale.slices),
             changed=stale.changed,
@@ -247,7 +250,7 @@ class _Job:
             StaleWriter: another writer was faster; nothing became visible.
         """
         table = self.table()
-        if table is not None and table.description.get("arrays") != self.work.arrays:
+        if table is not None and _columns_decided(table.description) != (self.work.arrays, self.work.quartiles):
             raise DecisionChanged(f"{self.relative} was created by another writer, with other columns")
         left = {part: file for part, file in computed.items() if computed_from(table, part) < self.raw.version}
         transactions = {from_id(part): (_reached(table, from_id(part)), self.raw.version) for part in left}
@@ -275,11 +278,22 @@ class _Job:
                     "window_s": self.tier.window_s,
                     "slice": self.tier.unit.value,
                     "arrays": self.work.arrays,
+                    "quartiles": self.work.quartiles,
                 },
                 note={"kind": "tier", "run": self.run, "from": self.raw.version},
             )
         )
         return made
+
+
+def _decided(archive: Archive, dataset: Dataset, schema: pa.Schema) -> Mapping[str, Any]:
+    """Which columns a table gets when it is first built: it keeps them for ever."""
+    quartiles = archive.settings.configuration.tiers.has_quartiles(dataset)
+    return {"arrays": decide_arrays(schema, quartiles=quartiles), "quartiles": quartiles}
+
+
+def _columns_decided(description: Mapping[str, Any]) -> tuple[str, bool]:
+    return description["arrays"], description.get("quartiles", False)
 
 
 def _held(table: TableSnapshot | None, slices: Sequence[Slice]) -> dict[Slice, DataFile]:

@@ -2,8 +2,9 @@
 
 `time` (begin of the window), `salIndex` where there is one, `window_size` in seconds, `count`; then, for each field in
 the archive's order, the statistic and the field's name: `first_x, min_x, max_x, mean_x, median_x, stdev_x` (the grammar
-of kafka-aggregator, efd-facts §4). Numbers have all six; strings, booleans, bytes and the private fields have
-`first_` only: a mean of time stamps and sequence numbers says nothing. Kafka's coordinates are not summarised.
+of kafka-aggregator, efd-facts §4), and where the configuration asks for quartiles `q1_x, q3_x`. Numbers have all;
+strings, booleans, bytes and the private fields have `first_` only: a mean of time stamps and sequence numbers says
+nothing. Kafka's coordinates are not summarised.
 No prefix begins another, so no two columns can have the same name, whatever the fields are called.
 A table that would pass 6,000 columns when first built keeps its arrays as lists, for ever (design.md §6).
 """
@@ -21,7 +22,9 @@ import pyarrow as pa
 from efd_pipelines.archive.files import FileForm
 from efd_pipelines.topics.layout import RESERVED, TIME, Arrays, wider
 
-STATISTICS = ("first", "min", "max", "mean", "median", "stdev")
+QUARTILES = ("q1", "q3")
+STATISTICS = ("first", "min", "max", "mean", "median", "stdev", *QUARTILES)
+USUAL = STATISTICS[: -len(QUARTILES)]
 FIRST = ("first",)
 MAX_FLAT_COLUMNS = 6000
 
@@ -69,13 +72,14 @@ class SummaryField:
             yield statistic, pa.field(f"{statistic}_{self.name}", kind, metadata=metadata)
 
 
-def tier_columns(schema: pa.Schema, arrays: Arrays) -> list[SummaryField]:
+def tier_columns(schema: pa.Schema, arrays: Arrays, *, quartiles: bool = False) -> list[SummaryField]:
     """The fields of a tier over an archive's table of `schema`."""
     columns = [column for column in schema if column.name not in RESERVED and column.name != "salIndex"]
+    of_numbers = STATISTICS if quartiles else USUAL
     if arrays == "flat":
-        return [_field([column], is_list=pa.types.is_list(column.type)) for column in columns]
+        return [_field([column], of_numbers, is_list=pa.types.is_list(column.type)) for column in columns]
     return [
-        _field(group, is_list=_element(group[0]) is not None or pa.types.is_list(group[0].type))
+        _field(group, of_numbers, is_list=_element(group[0]) is not None or pa.types.is_list(group[0].type))
         for group in _arrays(columns)
     ]
 
@@ -100,8 +104,8 @@ class TierForm:
     schema: pa.Schema
 
     @classmethod
-    def of(cls, schema: pa.Schema, arrays: Arrays) -> TierForm:
-        return _form(_Columns(tuple(map(_content, schema)), schema), arrays)
+    def of(cls, schema: pa.Schema, arrays: Arrays, *, quartiles: bool = False) -> TierForm:
+        return _form(_Columns(tuple(map(_content, schema)), schema), arrays, quartiles)
 
     @cached_property
     def file(self) -> FileForm:
@@ -122,17 +126,18 @@ def _content(column: pa.Field[Any]) -> tuple[str, pa.DataType, frozenset[tuple[b
 
 
 @functools.lru_cache(maxsize=64)
-def _form(columns: _Columns, arrays: Arrays) -> TierForm:
-    fields = tier_columns(columns.schema, arrays)
+def _form(columns: _Columns, arrays: Arrays, quartiles: bool) -> TierForm:
+    fields = tier_columns(columns.schema, arrays, quartiles=quartiles)
     return TierForm(fields, tier_schema(columns.schema, fields))
 
 
-def decide_arrays(schema: pa.Schema) -> Arrays:
+def decide_arrays(schema: pa.Schema, *, quartiles: bool = False) -> Arrays:
     """Whether a tier over `schema` has a column for each element of an array, or lists."""
-    return "flat" if len(TierForm.of(schema, "flat").schema) <= MAX_FLAT_COLUMNS else "list"
+    form = TierForm.of(schema, "flat", quartiles=quartiles)
+    return "flat" if len(form.schema) <= MAX_FLAT_COLUMNS else "list"
 
 
-def _field(columns: list[pa.Field[Any]], *, is_list: bool) -> SummaryField:
+def _field(columns: list[pa.Field[Any]], of_numbers: tuple[str, ...], *, is_list: bool) -> SummaryField:
     first = columns[0]
     kind = functools.reduce(_wider, (column.type for column in columns))
     item = kind.value_type if pa.types.is_list(kind) else kind
@@ -142,7 +147,7 @@ def _field(columns: list[pa.Field[Any]], *, is_list: bool) -> SummaryField:
         name=_base(first) if _element(first) is not None and is_list else first.name,
         sources=tuple(column.name for column in columns),
         type=kind,
-        statistics=STATISTICS if numbers else FIRST,
+        statistics=of_numbers if numbers else FIRST,
         is_list=is_list,
         metadata=metadata,
     )

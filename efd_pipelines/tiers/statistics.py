@@ -30,8 +30,8 @@ class Statistics:
     """Figures of each window and column, arrays (columns, windows), a column's one after the other in memory.
 
     `first` is the first sample as it is, NaN included. `missing` says how many samples are none, and is itself None
-    where all are some; where nothing is left the others mean nothing, stdev also at one. Mean, median and stdev are in
-    the type of floats, for integers in double.
+    where all are some; where nothing is left the others mean nothing, stdev also at one. Mean, median, stdev and the
+    quartiles, None where they were not asked for, are in the type of floats, for integers in double.
     """
 
     first: NDArray[Any]
@@ -41,6 +41,8 @@ class Statistics:
     median: NDArray[Any]
     stdev: NDArray[Any]
     missing: NDArray[np.int64] | None
+    q1: NDArray[Any] | None = None
+    q3: NDArray[Any] | None = None
 
 
 class Samples:
@@ -75,29 +77,38 @@ def window_statistics(
     starts: NDArray[np.int64],
     ends: NDArray[np.int64],
     present: NDArray[np.bool_] | None = None,
+    *,
+    quartiles: bool = False,
 ) -> Statistics:
     """Statistics of the windows [starts, ends) of `tile`, (columns, samples) of float32, float64 or int64.
 
     `present`, of the same shape, says which integers are there; missing floats are NaN.
     """
     if present is None:
-        return statistics_of(Samples.of_tile(tile), starts, ends)
-    columns = [_sparse(values, there, starts, ends) for values, there in zip(tile, present, strict=True)]
-    return Statistics(*(np.concatenate([getattr(column, name) for column in columns]) for name in _FIGURES))
+        return statistics_of(Samples.of_tile(tile), starts, ends, quartiles=quartiles)
+    names = ("first", "missing", *_FIGURES, *(_QUARTILES if quartiles else ()))
+    columns = [_sparse(values, there, starts, ends, names[2:]) for values, there in zip(tile, present, strict=True)]
+    return Statistics(**{name: np.concatenate([getattr(column, name) for column in columns]) for name in names})
 
 
-_FIGURES = ("first", "minimum", "maximum", "mean", "median", "stdev", "missing")
+_FIGURES = ("minimum", "maximum", "mean", "median", "stdev")
+_QUARTILES = ("q1", "q3")
 
 
 def _sparse(
-    values: NDArray[Any], there: NDArray[np.bool_], starts: NDArray[np.int64], ends: NDArray[np.int64]
+    values: NDArray[Any],
+    there: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    names: Sequence[str],
 ) -> Statistics:
     """One column without its missing values: windows are where they were, counted among those that are left."""
     before = np.concatenate(([0], np.cumsum(there)))
     some = before[ends] > before[starts]
-    found = statistics_of(Samples.of_tile(values[there][None, :]), before[starts][some], before[ends][some])
+    left = Samples.of_tile(values[there][None, :])
+    found = statistics_of(left, before[starts][some], before[ends][some], quartiles="q1" in names)
     missing = (ends - starts) - (before[ends] - before[starts])
-    spread = {name: _spread(getattr(found, name), some) for name in _FIGURES[1:-1]}
+    spread = {name: _spread(getattr(found, name), some) for name in names}
     return Statistics(first=values[starts][None, :], missing=missing[None, :], **spread)
 
 
@@ -107,7 +118,9 @@ def _spread(figures: NDArray[Any], some: NDArray[np.bool_]) -> NDArray[Any]:
     return whole
 
 
-def statistics_of(samples: Samples, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Statistics:
+def statistics_of(
+    samples: Samples, starts: NDArray[np.int64], ends: NDArray[np.int64], *, quartiles: bool = False
+) -> Statistics:
     """Statistics of windows [starts, ends) of samples, none of them empty; missing ones are NaN.
 
     Shared among as many threads as there are processors, where that is worth it.
@@ -134,7 +147,31 @@ def statistics_of(samples: Samples, starts: NDArray[np.int64], ends: NDArray[np.
             incomplete = sum(_compute(*one) for one in work)
     first, minimum, maximum = extremes.view(kind)[..., : len(starts)]
     mean, median, stdev = reals[..., : len(starts)]
-    return Statistics(first, minimum, maximum, mean, median, stdev, missing if incomplete else None)
+    q1, q3 = _quartiles(samples, starts, ends) if quartiles else (None, None)
+    return Statistics(first, minimum, maximum, mean, median, stdev, missing if incomplete else None, q1, q3)
+
+
+def _quartiles(samples: Samples, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[Any]:
+    """The first and the third quartile, (2, columns, windows), in the same threads as the others."""
+    from efd_pipelines.tiers.quartiles import window_quartiles
+
+    kind = samples.dtype if samples.dtype.kind == "f" else np.dtype(np.float64)
+    found = np.zeros((2, samples.columns, len(starts)), kind)
+    if not found.size:
+        return found
+    starts, ends = np.ascontiguousarray(starts), np.ascontiguousarray(ends)
+    longest = int((ends - starts).max())
+
+    def compute(columns: slice) -> None:
+        room = np.empty(longest, samples.dtype)
+        for column in range(columns.start, columns.stop):
+            addresses = np.ascontiguousarray(samples.addresses[:, column])
+            window_quartiles(room, addresses, samples.bounds, starts, ends, found[0, column], found[1, column])
+
+    with ThreadPoolExecutor(processors(), "quartiles") as pool:
+        for _ in pool.map(compute, _parts(samples.columns, _TILE)):
+            pass
+    return found
 
 
 def _lines(shape: tuple[int, int], kind: np.dtype[Any]) -> NDArray[Any]:

@@ -58,6 +58,10 @@ def _ragged(one: SummaryField) -> bool:
     return bool(pa.types.is_list(one.type))
 
 
+def _has_quartiles(one: SummaryField) -> bool:
+    return "q1" in one.statistics
+
+
 def _computed(kind: pa.DataType) -> np.dtype[Any]:
     """In what a type is computed: floats as they are, integers as int64."""
     return np.dtype(np.int64) if pa.types.is_integer(kind) else np.dtype(kind.to_pandas_dtype())
@@ -93,13 +97,13 @@ class _Columns:
     tile: NDArray[Any] | None = None
     present: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
 
-    def statistics(self, windows: Windows) -> Statistics:
+    def statistics(self, windows: Windows, *, quartiles: bool) -> Statistics:
         if not self.present or self.tile is None or self.samples.dtype.kind == "f":
-            return statistics_of(self.samples, windows.starts, windows.ends)
+            return statistics_of(self.samples, windows.starts, windows.ends, quartiles=quartiles)
         present = np.ones(self.tile.shape, bool)
         for column, there in self.present.items():
             present[column] = there
-        return window_statistics(self.tile, windows.starts, windows.ends, present)
+        return window_statistics(self.tile, windows.starts, windows.ends, present, quartiles=quartiles)
 
 
 def _lying(parts: Sequence[pa.Table], kind: pa.DataType) -> Samples | None:
@@ -161,10 +165,10 @@ class _Source:
         self._ranks = None if windows.has_all(rows.count) else windows.ranks(rows.count)
 
     def summarise_numbers(self, fields: Sequence[SummaryField]) -> Results:
-        """The six statistics of fields that are of one type and no lists in the archive."""
+        """The statistics of fields that are of one type and no lists in the archive."""
         names = [name for one in fields for name in one.sources]
         values = self._read(names, fields[0].type)
-        found = values.statistics(self._windows)
+        found = values.statistics(self._windows, quartiles=_has_quartiles(fields[0]))
         figures = [_first(found.first, values, self._windows), *_figures(found, self._windows)]
         results: Results = {}
         is_plain = found.first.dtype.kind == "f" and not any(one.is_list for one in fields)
@@ -228,11 +232,11 @@ class _Source:
         return pa.concat_tables(parts).take(pa.array(np.searchsorted(rising, wanted)))
 
     def summarise_lists(self, one: SummaryField) -> Results:
-        """The six statistics of a field that the archive keeps as lists, element by element."""
+        """The statistics of a field that the archive keeps as lists, element by element."""
         name = one.sources[0]
         ranks = self._windows.ranks(self._rows.count) if self._ranks is None else self._ranks
         lists = _Lists.read(self._rows, name, ranks, len(self._windows.order))
-        statistics = lists.statistics(self._windows, _computed(one.item_type))
+        statistics = lists.statistics(self._windows, _computed(one.item_type), quartiles=_has_quartiles(one))
         lengths, null = lists.window_lengths(self._windows)
         results = {f"first_{one.name}": self._first_rows([name])[name].combine_chunks()}
         for figure in _figures(statistics, self._windows):
@@ -271,12 +275,11 @@ class _Lists:
             values[np.repeat(places, sizes), element] = flat
         return cls(values, lengths)
 
-    def statistics(self, windows: Windows, kind: np.dtype[Any]) -> Statistics:
+    def statistics(self, windows: Windows, kind: np.dtype[Any], *, quartiles: bool) -> Statistics:
         tile = np.ascontiguousarray(self.values.T)
-        if kind.kind == "f" or (self.lengths == self.width).all():
-            return window_statistics(tile, windows.starts, windows.ends)
-        present = np.arange(self.width)[:, None] < self.lengths[None, :]
-        return window_statistics(tile, windows.starts, windows.ends, present)
+        whole = kind.kind == "f" or bool((self.lengths == self.width).all())
+        present = None if whole else np.arange(self.width)[:, None] < self.lengths[None, :]
+        return window_statistics(tile, windows.starts, windows.ends, present, quartiles=quartiles)
 
     def window_lengths(self, windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The longest list of each window, and whether there was none at all."""
@@ -337,7 +340,11 @@ def _figures(statistics: Statistics, windows: Windows) -> Iterator[_Figure]:
         ("mean", statistics.mean, 1),
         ("median", statistics.median, 1),
         ("stdev", statistics.stdev, 2),
+        ("q1", statistics.q1, 1),
+        ("q3", statistics.q3, 1),
     ):
+        if values is None:
+            continue
         yield _Figure(name, values, np.broadcast_to(count < needed, values.shape) if least < needed else None)
 
 

@@ -52,12 +52,13 @@ class Work:
     schema: pa.Schema
     window_us: int
     arrays: Arrays
+    quartiles: bool
     files: Sequence[DataFile]
     held: Mapping[Slice, DataFile] = field(default_factory=dict)
     changed: Mapping[Slice, tuple[int, int]] = field(default_factory=dict)
 
     def form(self) -> TierForm:
-        return TierForm.of(self.schema, self.arrays)
+        return TierForm.of(self.schema, self.arrays, quartiles=self.quartiles)
 
     def part(self, slices: Sequence[Slice]) -> Work:
         """What is needed for some of the slices, to be sent elsewhere."""
@@ -69,6 +70,7 @@ class Work:
             schema=self.schema,
             window_us=self.window_us,
             arrays=self.arrays,
+            quartiles=self.quartiles,
             files=[file for file in self.files if rows_within(file, start, end)],
             held={part: file for part, file in self.held.items() if part in slices},
             changed={part: times for part, times in self.changed.items() if part in slices},

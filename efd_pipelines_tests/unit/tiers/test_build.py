@@ -21,6 +21,7 @@ from efd_pipelines.archive.files import DataFile, write_data_file
 from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.reading import good_files
 from efd_pipelines.archive.slices import Slice, SliceUnit
+from efd_pipelines.configuration import Tiers
 from efd_pipelines.tiers import build, columns, sharing, work
 from efd_pipelines.tiers.build import TierIncomplete, TierResult, build_tier
 from efd_pipelines.tiers.stale import StaleDataset, find_stale
@@ -58,6 +59,13 @@ def ramp(start_us: int, count: int, *, first_offset: int = 0, step_us: int = 20_
     """Rows of 50 Hz whose force rises."""
     force = pa.array(np.arange(first_offset, first_offset + count, dtype=np.float32))
     return rows(start_us + np.arange(count) * step_us, {"force": force}, first_offset=first_offset)
+
+
+def with_quartiles(archive: Archive, *topics: str) -> Archive:
+    """The same archive where these topics' tiers have quartiles."""
+    settings = archive.settings
+    configuration = settings.configuration.model_copy(update={"tiers": Tiers(quartiles=topics)})
+    return Archive(settings.model_copy(update={"configuration": configuration}))
 
 
 def built(archive: Archive, **arguments: Any) -> TierResult:
@@ -216,6 +224,25 @@ def test_a_slice_that_comes_out_as_it_was_keeps_its_file_and_is_done(archive: Ar
     assert computed_from(archive, "2023-11-20T00") == made.version
     assert (result.windows, result.slices, result.unchanged) == (0, 0, 1)
     assert built(archive).commits == 0
+
+
+def test_a_dataset_has_quartiles_where_the_configuration_says_so_when_it_is_first_built(tmp_path: Path) -> None:
+    root = str(tmp_path / "archive")
+    plain = an_archive(root)
+    asked = with_quartiles(plain, FAST.text)
+    for dataset in (FAST, OTHER):
+        archive_rows(plain, dataset, ramp(MONDAY_US, 100))
+    built(asked)
+    for archive in (asked, plain):
+        archive_rows(archive, FAST, ramp(MONDAY_US + 2 * SECOND_US, 50, first_offset=100))
+        built(archive)
+    found = plain.read(FAST, tier="1s")
+    assert found["q1_force"].to_pylist() == [12.25, 62.25, 112.25]
+    assert found["q3_force"].to_pylist() == [36.75, 86.75, 136.75]
+    assert "q1_force" not in plain.read(OTHER, tier="1s").column_names
+    archive_rows(asked, OTHER, ramp(MONDAY_US + HOUR_US, 50, first_offset=200))
+    built(asked)
+    assert "q1_force" not in plain.read(OTHER, tier="1s").column_names
 
 
 def test_quarantine_and_the_dead_are_never_read(archive: Archive) -> None:
@@ -509,6 +536,7 @@ def test_the_tiers_table_is_like_the_archives(archive: Archive) -> None:
         "window_s": 1.0,
         "slice": "hour",
         "arrays": "flat",
+        "quartiles": False,
     }
     ledger = archive.ledger.table()
     (row,) = ledger.filter(pc.equal(ledger["table"], "1s")).to_pylist()

@@ -167,6 +167,39 @@ def test_missing_integers_are_no_samples(windows: list[list[int | None]]) -> Non
             assert [int(result.minimum[0, n]), int(result.maximum[0, n])] == [there[0], there[-1]]
 
 
+@pytest.mark.parametrize("samples", [1, 2, 3, 4, 5, 50, 51, 3000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_quartiles_are_those_of_numpy(samples: int, dtype: Any) -> None:
+    tile = (1e6 * np.random.default_rng(samples).normal(size=(66, 2 * samples))).astype(dtype)
+    if dtype is not np.int64:
+        tile[:, 1::3] = np.nan
+    bounds = np.array([0, samples, 2 * samples])
+    result = window_statistics(tile, bounds[:-1], bounds[1:], quartiles=True)
+    cut = tile.reshape(66, 2, samples).astype(np.float64)
+    there = ~np.isnan(cut).all(axis=2)
+    for found, percent in ((result.q1, 25), (result.q3, 75)):
+        assert found is not None
+        assert found.dtype == (np.float64 if dtype is np.int64 else dtype)
+        expected = np.nanpercentile(cut[there], percent, axis=1)
+        np.testing.assert_allclose(
+            found[there], expected.astype(found.dtype), rtol=2e-7 if dtype is np.float32 else 1e-13
+        )
+    assert window_statistics(tile, bounds[:-1], bounds[1:]).q1 is None
+
+
+def test_quartiles_of_equal_infinite_and_longest_numbers() -> None:
+    windows = [[INF, INF, -INF, INF], [-INF, -INF], [-0.0, -0.0], [1.7e308] * 3, [-1.6e308, 1.6e308]]
+    bounds = np.cumsum([0, *(len(window) for window in windows)])
+    tile = np.array([[value for window in windows for value in window]])
+    result = window_statistics(tile, bounds[:-1], bounds[1:], quartiles=True)
+    for found, expected in (
+        (result.q1, [NAN, -INF, 0.0, 1.7e308, -0.8e308]),
+        (result.q3, [INF, -INF, 0.0, 1.7e308, 0.8e308]),
+    ):
+        assert found is not None
+        np.testing.assert_allclose(found[0], expected, rtol=1e-15)
+
+
 def test_no_windows_and_no_columns_give_nothing() -> None:
     nowhere = np.zeros(0, np.int64)
     assert window_statistics(np.zeros((3, 0)), nowhere, nowhere).mean.shape == (3, 0)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efd_pipelines.tiers import summary
+from efd_pipelines.tiers.columns import TierForm
 from efd_pipelines.tiers.rows import TableRows
 from efd_pipelines.tiers.summary import summarise
 from efd_pipelines.topics.layout import Arrays
@@ -21,8 +22,10 @@ from efd_pipelines_tests.unit.tiers.builders import HOUR_US, MONDAY_US, SECOND_U
 NAN = math.nan
 
 
-def summary_of(table: pa.Table, window_us: int = SECOND_US, arrays: Arrays = "flat") -> pa.Table:
-    return summarise(TableRows(table), window_us, arrays)
+def summary_of(
+    table: pa.Table, window_us: int = SECOND_US, arrays: Arrays = "flat", *, quartiles: bool = False
+) -> pa.Table:
+    return summarise(TableRows(table), window_us, form=TierForm.of(table.schema, arrays, quartiles=quartiles))
 
 
 def only_row(table: pa.Table, arrays: Arrays = "flat") -> dict[str, Any]:
@@ -47,7 +50,9 @@ def statistics_of(row: dict[str, Any], name: str) -> list[Any]:
 DUCKDB = """
     SELECT "salIndex", epoch_us("time") - epoch_us("time") % {window_us} AS start, count(*) AS count,
            count(v) AS present, min(v) AS min, max(v) AS max, avg(v) AS mean, median(v) AS median,
-           stddev_samp(v) AS stdev, min(i) AS least, max(i) AS most, median(i) AS middle
+           stddev_samp(v) AS stdev, min(i) AS least, max(i) AS most, median(i) AS middle,
+           quantile_cont(v, 0.25) AS q1, quantile_cont(v, 0.75) AS q3,
+           quantile_cont(i::DOUBLE, 0.25) AS low, quantile_cont(i::DOUBLE, 0.75) AS high
     FROM (SELECT "time", "salIndex", CASE WHEN isnan(x) THEN NULL ELSE x END AS v, i FROM samples)
     GROUP BY ALL ORDER BY "salIndex", start
 """
@@ -69,7 +74,7 @@ def test_summaries_agree_with_duckdb(samples: list[tuple[int, int, float, int]],
     times, indices, doubles, integers = zip(*samples, strict=True)
     columns = {"x": pa.array(doubles, pa.float64()), "i": pa.array(integers, pa.int32())}
     table = rows(times, columns, sal_index=indices)
-    found = summary_of(table, window_us).to_pylist()
+    found = summary_of(table, window_us, quartiles=True).to_pylist()
     with duckdb.connect() as connection:
         connection.register("samples", table)
         expected = connection.sql(DUCKDB.format(window_us=window_us)).to_arrow_table().to_pylist()
@@ -80,6 +85,9 @@ def test_summaries_agree_with_duckdb(samples: list[tuple[int, int, float, int]],
         assert (row["min_i"], row["max_i"], row["median_i"]) == (e["least"], e["most"], e["middle"])
         assert row["mean_x"] == (None if e["mean"] is None else pytest.approx(e["mean"], rel=1e-12, abs=1e-9))
         assert row["stdev_x"] == (None if e["present"] < 2 else pytest.approx(e["stdev"], rel=1e-9, abs=1e-9))
+        for name in ("q1", "q3"):
+            assert row[f"{name}_x"] == (None if e[name] is None else pytest.approx(e[name], rel=1e-14, abs=1e-9))
+        assert (row["q1_i"], row["q3_i"]) == (e["low"], e["high"])
 
 
 def test_the_order_in_which_rows_came_does_not_matter() -> None:
@@ -194,6 +202,21 @@ def test_flattened_arrays_can_become_lists_again() -> None:
     assert row["mean_y"] == 0.0
     flat = only_row(table, "flat")
     assert (flat["mean_x0"], flat["mean_x1"]) == (2.0, 20.0)
+
+
+def test_quartiles_are_those_of_the_samples_that_are_there() -> None:
+    lists = pa.array([[1.0], [2.0, 8.0], None, [3.0, NAN], [4.0, 6.0]], pa.list_(pa.float32()))
+    integers = pa.array([4, None, 1, 2, 3], pa.int64())
+    table = one_window(x=pa.array([NAN, 3.0, 1.0, 2.0, None], pa.float32()), i=integers, one=lists, s=["x"] * 5)
+    (row,) = summary_of(table, quartiles=True).to_pylist()
+    assert (row["q1_x"], row["q3_x"]) == (1.5, 2.5)
+    assert (row["q1_i"], row["q3_i"]) == (1.75, 3.25)
+    assert (row["q1_one"], row["q3_one"]) == ([1.75, 6.5], [3.25, 7.5])
+    assert [name for name in row if name.startswith("q")] == [
+        f"{q}_{n}" for n in ("x", "i", "one") for q in ("q1", "q3")
+    ]
+    (row,) = summary_of(one_window(x=[NAN, NAN], y=[7.0, NAN]), quartiles=True).to_pylist()
+    assert (row["q1_x"], row["q3_x"], row["q1_y"], row["q3_y"]) == (None, None, 7.0, 7.0)
 
 
 def test_no_rows_give_an_empty_table_with_all_columns() -> None:
