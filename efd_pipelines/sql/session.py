@@ -84,7 +84,7 @@ class SqlSession:
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._connection, self._empty = duckdb.connect(":memory:"), duckdb.connect(":memory:")
+        self._connection, self._parser = duckdb.connect(":memory:"), duckdb.connect(":memory:")
         for name in (*TABLES, CONSDB):
             self._connection.execute(f"ATTACH ':memory:' AS {name}")
         self._connection.execute("USE raw")
@@ -105,7 +105,7 @@ class SqlSession:
 
     def close(self) -> None:
         self._connection.close()
-        self._empty.close()
+        self._parser.close()
         if self._consdb is not None:
             self._consdb.close()
 
@@ -120,7 +120,7 @@ class SqlSession:
         questions = parsed(statement)
         if len(questions) != 1:
             raise UsageError(f"These are {len(questions)} statements", remedy="Give one.")
-        for parts in tables_in(self._empty, questions[0]):
+        for parts in tables_in(self._parser, questions[0]):
             self._bring(parts)
         try:
             found = self._connection.sql(questions[0])
@@ -240,7 +240,7 @@ class SqlSession:
     def _hint(self, statement: str) -> str:
         """The nearest names, where the statement names a table that there is not."""
         known = {one.text for one in self.names.by_text.values()}
-        for parts in tables_in(self._empty, statement):
+        for parts in tables_in(self._parser, statement):
             name = ".".join(parts[1:] if parts[0].lower() in TABLES else parts)
             if len(parts) > 1 and name not in known and (hint := nearest(name, known)):
                 return hint

@@ -6,8 +6,9 @@ memory. Refusing here says so in words.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -16,6 +17,7 @@ from efd_pipelines.errors import UsageError
 
 _EXPLAIN = re.compile(r"\s*explain\s*(analyze\b|analyse\b|\([^)]*\))?", re.IGNORECASE)
 _PIVOT = re.compile(r"\s*(pivot|unpivot|pivot_wider|pivot_longer|with|from)\b", re.IGNORECASE)
+_NAME = re.compile(r'(?:"(?:[^"]|"")*"|\w+)(?:\.(?:"(?:[^"]|"")*"|\w+))*')
 _PART = re.compile(r'(?:"((?:[^"]|"")*)"|([^."\s]+))\.?')
 
 
@@ -57,17 +59,41 @@ def _check(statement: Any) -> None:
     raise NotAQuestion(f"{str(kind).rpartition('.')[2]} is not allowed")
 
 
-def tables_in(empty: duckdb.DuckDBPyConnection, statement: str) -> list[tuple[str, ...]]:
-    """The tables that a statement names, each in its parts.
+def tables_in(connection: duckdb.DuckDBPyConnection, statement: str) -> list[tuple[str, ...]]:
+    """The names of tables in a statement, each in its parts; what it names itself, with WITH, is among them.
 
-    Args:
-        empty: a connection without any table: of views that there are, DuckDB names those that they are made of.
+    By DuckDB's parser, on any connection. Of a PIVOT, several statements to DuckDB, all names of whatever kind.
     """
     text = _EXPLAIN.sub("", statement, count=1)
     try:
-        return sorted(parts_of(name) for name in empty.get_table_names(text, qualified=True))
+        found = connection.execute("SELECT json_serialize_sql(?)", [text]).fetchone()
+        tree = json.loads(found[0]) if found else {}
+        return sorted(set(_written_in(text) if tree.get("error") else _named_in(tree)))
     except duckdb.Error:
         return []  # what is wrong with it, its execution says
+
+
+def _written_in(text: str) -> Iterator[tuple[str, ...]]:
+    """Whatever is written as a name is: outside of strings and comments."""
+    tokens = duckdb.tokenize(text)
+    ends = [start for start, _ in tokens[1:]] + [None]
+    names = (duckdb.token_type.identifier, duckdb.token_type.keyword)
+    parts = ((text[start:end], kind) for (start, kind), end in zip(tokens, ends, strict=True))
+    kept = "".join(part if kind in names or part == "." else " " for part, kind in parts)
+    for written in _NAME.finditer(kept):
+        yield parts_of(written[0])
+
+
+def _named_in(tree: Any) -> Iterator[tuple[str, ...]]:
+    """The tables of a statement as DuckDB's parser gives it."""
+    if isinstance(tree, list):
+        for one in tree:
+            yield from _named_in(one)
+    elif isinstance(tree, dict):
+        if tree.get("type") == "BASE_TABLE":
+            yield tuple(tree[part] for part in ("catalog_name", "schema_name", "table_name") if tree[part])
+        for one in tree.values():
+            yield from _named_in(one)
 
 
 def parts_of(name: str) -> tuple[str, ...]:

@@ -201,6 +201,27 @@ def test_mistakes_are_told_with_the_nearest_name(session: SqlSession) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tables", "count"),
+    [
+        ("ESS.temperature a JOIN MTM1M3.forceActuatorData b USING (time)", 10),
+        ("ESS.temperature ASOF JOIN raw.MTM1M3.forceActuatorData USING (time)", 1900),
+        ("ESS.temperature NATURAL JOIN (SELECT time FROM MTM1M3.forceActuatorData)", 10),
+        ('(FROM "lsst.sal.ESS.temperature") JOIN (FROM MTM1M3.forceActuatorData) USING (time)', 10),
+        ("ESS.temperature WHERE time IN (SELECT time FROM MTM1M3.forceActuatorData SEMI JOIN f USING (time))", 10),
+    ],
+)
+def test_tables_are_found_wherever_a_statement_names_them(session: SqlSession, tables: str, count: int) -> None:
+    statement = f"WITH f AS (FROM MTM1M3.forceActuatorData) SELECT count(*) FROM {tables}"
+    assert rows_of(session, statement) == [(count,)]
+    assert rows_of(session, f"EXPLAIN {statement}")
+
+
+def test_a_pivot_finds_its_table(session: SqlSession) -> None:
+    pivoted = "PIVOT (FROM MTM1M3.forceActuatorData LIMIT 3) ON private_seqNum USING count(*) GROUP BY state"
+    assert rows_of(session, pivoted)
+
+
+@pytest.mark.parametrize(
     "statement", ["DESCRIBE ESS.temperature", "SUMMARIZE ESS.temperature", "EXPLAIN FROM ESS.temperature"]
 )
 def test_questions_about_a_view_make_it(session: SqlSession, statement: str) -> None:
