@@ -69,7 +69,10 @@ def consdb_1s(context: dg.AssetExecutionContext, deployment: Deployment) -> dg.M
 
 @dg.op(pool="consdb", out=dg.Out(dg.Nothing))
 def publish_to_consdb(context: dg.OpExecutionContext, deployment: Deployment) -> None:
-    """Writes what has changed of the columns that the policy chooses, and tells Dagster which weeks did."""
+    """Writes what has changed of the columns that the policy chooses, and tells Dagster which weeks did.
+
+    Weeks that are kept no longer (`retention_days`) are dropped.
+    """
     from efd_pipelines.publishing.consdb import publish_consdb
 
     with explained():
@@ -90,6 +93,7 @@ def _figures(result: "ConsdbResult") -> Metadata:
         "rows": result.rows,
         "slices": result.slices,
         "tables": result.tables,
+        "weeks_dropped": result.dropped,
         "seconds": round(result.seconds, 3),
     }
 

@@ -1,25 +1,21 @@
 """ConsDB: chosen columns of the 1 s tier in PostgreSQL, so that they can be joined to the exposures in SQL.
 
-`efd_1s.<component>_<topic>`, a row for each window and salIndex; in PostgreSQL partitioned by week, so that a week
-expires by dropping its partition. `time` is the window's beginning in UTC, `tai` the same in TAI, as `obs_start` and
-`obs_end` of an exposure are. Names are lower case with underscores, of at most 63 bytes; units and descriptions are
-comments.
+`time` is the window's beginning in UTC, `tai` the same in TAI, as `obs_start` and `obs_end` of an exposure are.
 
 A slice of the tier is written in one transaction: its rows are deleted, copied in, and its digest noted in
 `efd_1s.published`. What is noted with the digest that the slice now has is left alone, so a run can be repeated, and
-goes on where one was killed. SQLite, embedded, has the same tables without partitions.
+goes on where one was killed. SQLite, embedded, has the same tables without partitions. What the tables are called and
+have: `consdb_tables.py`; which weeks are kept: `consdb_weeks.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -30,12 +26,22 @@ from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.reading import good_files, read_file
 from efd_pipelines.archive.slices import Slice
 from efd_pipelines.archive.tables import TableSnapshot, open_table
-from efd_pipelines.errors import DataError
 from efd_pipelines.exposures.consdb import ConsDB
-from efd_pipelines.exposures.identifiers import MAX_IDENTIFIER_BYTES, check_identifier
+from efd_pipelines.exposures.identifiers import check_identifier
+from efd_pipelines.publishing.consdb_tables import (
+    MAX_COLUMNS,
+    POSTGRES,
+    PUBLISHED,
+    TierColumn,
+    TierTable,
+    TooWide,
+    chosen_columns,
+    noted_table,
+    within,
+)
+from efd_pipelines.publishing.consdb_weeks import drop_weeks, due_weeks, has_run_out
 from efd_pipelines.tiers.tier import TIERS, aggregated
 from efd_pipelines.times import Week, from_microseconds, tai_datetimes_from_utc_us
-from efd_pipelines.topics.layout import column_of
 from efd_pipelines.topics.names import Dataset, match
 
 if TYPE_CHECKING:
@@ -46,18 +52,7 @@ Progress = Callable[[str, int, int], None]
 """Called with the dataset, slices done, and slices in all."""
 
 TIER = TIERS["1s"]
-PUBLISHED = "published"
-MAX_COLUMNS = 1600
-_FIXED = ("time", "tai", "sal_index", "window_count")
-_PARTITION = "_yyyymmdd"
-_HASH = 8
 _ROWS = 5000
-
-
-class TooWide(DataError):
-    """A table that PostgreSQL would not take."""
-
-    remedy = "Choose fewer columns in `publishing.consdb_1s` of EFD_CONFIG."
 
 
 @dataclass(slots=True)
@@ -73,48 +68,6 @@ class ConsdbResult:
     by_component_week: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class TierColumn:
-    """A column of a tier, and the column of ConsDB that has it."""
-
-    source: str
-    name: str
-    kind: Any
-    comment: str
-
-
-@dataclass(frozen=True, slots=True)
-class TierTable:
-    """One dataset's table in ConsDB."""
-
-    consdb: ConsDB
-    dataset: Dataset
-    schema: str
-    columns: tuple[TierColumn, ...]
-
-    @property
-    def name(self) -> str:
-        return table_name(self.dataset)
-
-    def table(self) -> sa.Table:
-        """The table, of which rows are one for each window and salIndex."""
-        fixed: list[sa.Column[Any]] = [
-            sa.Column("time", sa.DateTime, primary_key=True, comment="Beginning of the window, UTC."),
-            sa.Column("tai", sa.DateTime, nullable=False, comment="The same in TAI, as obs_start and obs_end are."),
-            sa.Column("sal_index", sa.Integer, primary_key=True, autoincrement=False, comment="Which device; or 0."),
-            sa.Column("window_count", sa.BigInteger, comment="Samples in the window."),
-        ]
-        named = [sa.Column(one.name, one.kind, comment=one.comment) for one in self.columns]
-        made = self.consdb.table(self.schema, self.name, *fixed, *named)
-        if not self.consdb.is_sqlite:
-            made.dialect_options["postgresql"]["partition_by"] = "RANGE (time)"
-        return made
-
-    def partition(self, week: Week) -> str:
-        """The name of a week's partition."""
-        return f"{self.name}_{week.key.replace('-', '')}"
-
-
 def publish_consdb(
     archive: Archive,
     datasets: Iterable[Dataset] | None = None,
@@ -124,6 +77,8 @@ def publish_consdb(
     progress: Progress | None = None,
 ) -> ConsdbResult:
     """Writes what of the policy's datasets has changed since it was written; all weeks by default.
+
+    Weeks that the policy keeps no longer are not written, and where all weeks are meant those that are there go.
 
     Args:
         again: write also what is noted as written.
@@ -143,58 +98,12 @@ def publish_consdb(
             for dataset in chosen:
                 snapshot = open_table(archive.store, archive.relative(dataset, TIER.name))
                 if snapshot is not None:
-                    work = _Publishing(consdb, policy.schema_name, dataset, snapshot, _columns_of(policy, dataset))
+                    work = _Publishing(consdb, policy, dataset, snapshot)
                     work.publish(weeks, again, result, progress)
+    if weeks is None:
+        result.dropped = drop_weeks(archive, due_weeks(archive), f"kept for {policy.retention_days} days")
     result.seconds = time.monotonic() - started
     return result
-
-
-def drop_weeks(consdb: ConsDB, schema: str, dataset: Dataset, weeks: Sequence[Week]) -> int:
-    """Lets weeks of a dataset's table go; how many there were. What is noted of them goes with them.
-
-    Raises:
-        DatabaseUnavailable: nothing of the week was changed.
-    """
-    table, noted = TierTable(consdb, dataset, schema, ()), _noted_table(consdb, schema)
-    dropped = 0
-    for week in weeks:
-        with consdb.migrating(f"Dropping {week} of {schema}.{table.name}") as connection:
-            if not consdb.has_table(connection, noted):
-                return dropped
-            mine = sa.and_(noted.c.topic == dataset.text, noted.c.week == week.key)
-            found = connection.execute(sa.delete(noted).where(mine)).rowcount
-            if consdb.is_sqlite:
-                whole = table.table()
-                if consdb.has_table(connection, whole):
-                    connection.execute(sa.delete(whole).where(_within(whole, week.start_us, week.end_us)))
-            else:
-                name = check_identifier(table.partition(week))
-                connection.exec_driver_sql(f'DROP TABLE IF EXISTS "{schema}"."{name}"')
-            dropped += bool(found)
-    return dropped
-
-
-def published_weeks(consdb: ConsDB, schema: str) -> dict[Dataset, list[Week]]:
-    """The weeks of which something is noted as written, by dataset."""
-    noted = _noted_table(consdb, schema)
-    with consdb.reading(f"Reading {schema}.{PUBLISHED}") as connection:
-        if not consdb.has_table(connection, noted):
-            return {}
-        found: dict[Dataset, list[Week]] = {}
-        rows = connection.execute(sa.select(noted.c.topic, noted.c.week).distinct().order_by(noted.c.week))
-        for topic, week in rows:
-            found.setdefault(Dataset.parse(topic), []).append(Week.parse(week))
-        return found
-
-
-def expire(archive: Archive, before: Week) -> int:
-    """Drops all weeks before one, of all datasets; how many."""
-    schema = archive.settings.configuration.publishing.consdb_1s.schema_name
-    with ConsDB(archive.settings.require_consdb()) as consdb:
-        return sum(
-            drop_weeks(consdb, schema, dataset, [week for week in weeks if week.start_us < before.start_us])
-            for dataset, weeks in published_weeks(consdb, schema).items()
-        )
 
 
 @dataclass(slots=True)
@@ -202,17 +111,21 @@ class _Publishing:
     """One dataset on its way into its table."""
 
     consdb: ConsDB
-    schema: str
+    policy: ConsdbPolicy
     dataset: Dataset
     snapshot: TableSnapshot
-    globs: Sequence[str]
+
+    @property
+    def schema(self) -> str:
+        return self.policy.schema_name
 
     def publish(
         self, weeks: Collection[str] | None, again: bool, result: ConsdbResult, progress: Progress | None
     ) -> None:
-        columns = chosen_columns(self.snapshot.schema, self.globs)
+        columns = chosen_columns(self.snapshot.schema, _columns_of(self.policy, self.dataset))
         target = TierTable(self.consdb, self.dataset, self.schema, columns)
-        slices = _slices(self.snapshot, weeks)
+        there = _slices(self.snapshot, weeks)
+        slices = {key: files for key, files in there.items() if not has_run_out(self.policy, Slice.parse(key).week)}
         noted = self._noted()
         result.tables += 1
         changed = {key: files for key, files in slices.items() if again or noted.get(key) != _digest(files, columns)}
@@ -230,7 +143,7 @@ class _Publishing:
                 progress(self.dataset.text, number + 1, len(changed))
 
     def _noted(self) -> dict[str, str]:
-        noted = _noted_table(self.consdb, self.schema)
+        noted = noted_table(self.consdb, self.schema)
         with self.consdb.reading(f"Reading {self.schema}.{PUBLISHED}") as connection:
             if not self.consdb.has_table(connection, noted):
                 return {}
@@ -239,7 +152,7 @@ class _Publishing:
 
     def _ensure(self, target: TierTable, weeks: Sequence[Week]) -> None:
         """Makes the tables, the columns and the weeks' partitions that are not there."""
-        table, noted = target.table(), _noted_table(self.consdb, self.schema)
+        table, noted = target.table(), noted_table(self.consdb, self.schema)
         if len(table.columns) > MAX_COLUMNS:
             raise TooWide(f"{self.schema}.{target.name} would have {len(table.columns)} columns")
         with self.consdb.migrating(f"Making {self.schema}.{target.name}") as connection:
@@ -274,7 +187,7 @@ class _Publishing:
 
     def _write(self, target: TierTable, part: Slice, files: Sequence[DataFile]) -> int:
         """One slice in one transaction."""
-        table, noted = target.table(), _noted_table(self.consdb, self.schema)
+        table, noted = target.table(), noted_table(self.consdb, self.schema)
         rows = self._rows(target, files)
         record = {
             "topic": self.dataset.text,
@@ -285,7 +198,7 @@ class _Publishing:
             "written_at": datetime.now(UTC).replace(tzinfo=None),
         }
         with self.consdb.writing(f"Writing {self.schema}.{target.name}") as connection:
-            connection.execute(sa.delete(table).where(_within(table, part.start_us, part.end_us)))
+            connection.execute(sa.delete(table).where(within(table, part.start_us, part.end_us)))
             if self.consdb.is_sqlite:
                 names = [column.name for column in table.columns]
                 for first in range(0, len(rows), _ROWS):
@@ -318,79 +231,12 @@ def _copy(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, 
     names = ", ".join(quote.format_column(column) for column in table.columns)
     whole = quote.format_table(table)
     connection.exec_driver_sql(f"CREATE TEMPORARY TABLE efd_staging (LIKE {whole}) ON COMMIT DROP")
-    kinds = [_POSTGRES[type(column.type)] for column in table.columns]
+    kinds = [POSTGRES[type(column.type)] for column in table.columns]
     with connection.connection.cursor().copy(f"COPY efd_staging ({names}) FROM STDIN (FORMAT binary)") as copy:
         copy.set_types(kinds)
         for row in rows:
             copy.write_row(row)
     connection.exec_driver_sql(f"INSERT INTO {whole} ({names}) SELECT {names} FROM efd_staging")  # noqa: S608
-
-
-_POSTGRES: Mapping[Any, str] = {
-    sa.DateTime: "timestamp",
-    sa.Integer: "int4",
-    sa.BigInteger: "int8",
-    sa.Double: "float8",
-    sa.Boolean: "bool",
-    sa.Text: "text",
-}
-_KINDS: Mapping[pa.DataType, Any] = {
-    pa.float32(): sa.Double,
-    pa.float64(): sa.Double,
-    pa.int32(): sa.Integer,
-    pa.int64(): sa.BigInteger,
-    pa.bool_(): sa.Boolean,
-    pa.string(): sa.Text,
-}
-
-
-def chosen_columns(schema: pa.Schema, globs: Sequence[str]) -> tuple[TierColumn, ...]:
-    """The columns of a tier that any of the globs means, in its order; lists and bytes are no columns of a table."""
-    found: list[TierColumn] = []
-    taken = set(_FIXED)
-    for column in schema:
-        if column.name in ("time", "salIndex", "count", "window_size") or column.type not in _KINDS:
-            continue
-        if any(fnmatchcase(column.name, glob) for glob in globs):
-            name = identifier(column.name, taken)
-            taken.add(name)
-            found.append(TierColumn(column.name, name, _KINDS[column.type], _comment(column)))
-    return tuple(found)
-
-
-def _comment(column: pa.Field[Any]) -> str:
-    """What the column is, and its unit."""
-    origin = column_of(column)
-    metadata = {key.decode(): value.decode() for key, value in (column.metadata or {}).items()}
-    units = (origin.units if origin else metadata.get("units", "")) or "unitless"
-    what = f"{metadata.get('statistic', '')} of {origin.field if origin else column.name}".strip()
-    description = origin.description if origin else ""
-    return f"{what}. {description} [{units}]".replace(".. ", ". ")
-
-
-def table_name(dataset: Dataset) -> str:
-    """The name of a dataset's table; what would be too long with a partition's ending is cut and gets a hash."""
-    bare = f"{dataset.component.lower()}_{dataset.name}".replace("@", "_").replace(".", "_")
-    return identifier(bare, (), MAX_IDENTIFIER_BYTES - len(_PARTITION), unique=dataset.text)
-
-
-def identifier(
-    text: str, taken: Collection[str] = (), most: int = MAX_IDENTIFIER_BYTES, *, unique: str | None = None
-) -> str:
-    """A name that PostgreSQL keeps as it is: lower case with underscores.
-
-    What would be too long, or is taken, is cut and ends with a hash of `unique` (the text itself by default).
-
-    >>> identifier("mean_actualPosition")
-    'mean_actual_position'
-    """
-    snake = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", text)
-    name = re.sub(r"[^a-z0-9_]", "_", snake.lower())
-    name = f"_{name}" if name[:1].isdigit() else name
-    if len(name) <= most and name not in taken:
-        return name
-    digest = hashlib.sha256((unique or text).encode()).hexdigest()[:_HASH]
-    return f"{name[: most - _HASH - 1]}_{digest}"
 
 
 def _columns_of(policy: ConsdbPolicy, dataset: Dataset) -> tuple[str, ...]:
@@ -409,22 +255,3 @@ def _digest(files: Sequence[DataFile], columns: Sequence[TierColumn]) -> str:
     """What a slice is: its files, whose names carry hashes of their content, and the columns chosen."""
     named = [sorted(file.path for file in files), [(one.source, one.name) for one in columns]]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
-
-
-def _within(table: sa.Table, start_us: int, end_us: int) -> sa.ColumnElement[bool]:
-    start, end = (from_microseconds(time_us).replace(tzinfo=None) for time_us in (start_us, end_us))
-    return sa.and_(table.c.time >= start, table.c.time < end)
-
-
-def _noted_table(consdb: ConsDB, schema: str) -> sa.Table:
-    """What has been written, slice by slice."""
-    return consdb.table(
-        schema,
-        PUBLISHED,
-        sa.Column("topic", sa.Text, primary_key=True),
-        sa.Column("slice", sa.Text, primary_key=True),
-        sa.Column("week", sa.Text, nullable=False),
-        sa.Column("digest", sa.Text, nullable=False),
-        sa.Column("rows", sa.BigInteger, nullable=False),
-        sa.Column("written_at", sa.DateTime, nullable=False),
-    )

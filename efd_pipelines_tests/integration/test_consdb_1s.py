@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.cli import app
 from efd_pipelines.configuration import ConsdbPolicy, ConsdbTable, Publishing
 from efd_pipelines.errors import DatabaseUnavailable
 from efd_pipelines.exposures.consdb import ConsDB, write_exposures
 from efd_pipelines.publishing import consdb as published
-from efd_pipelines.publishing.consdb import drop_weeks, identifier, publish_consdb, published_weeks, table_name
+from efd_pipelines.publishing.consdb import publish_consdb
+from efd_pipelines.publishing.consdb_tables import identifier, table_name
+from efd_pipelines.publishing.consdb_weeks import due_weeks, published_weeks
 from efd_pipelines.settings import load_settings
 from efd_pipelines.tiers.build import build_tier
 from efd_pipelines.tiers.tier import TIERS
@@ -112,19 +117,56 @@ def test_windows_are_joined_to_exposures_in_sql(builder: ArchiveBuilder, url: st
 def test_weeks_are_partitions_that_go_alone(builder: ArchiveBuilder, url: str) -> None:
     publish_consdb(builder.archive)
     with ConsDB(url) as consdb:
-        assert published_weeks(consdb, "efd_1s") == {DATASET: WEEKS}
+        held = published_weeks(consdb, "efd_1s")
+        assert [(one.dataset, one.week, one.rows) for one in held] == [(DATASET, week, 20) for week in WEEKS]
         if not consdb.is_sqlite:
             partitions = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' ORDER BY 1"
             names = [f"mtm1m3_force_actuator_data_{week.key.replace('-', '')}" for week in WEEKS]
             assert [name for (name,) in rows_of(url, partitions)] == names
             comment = "SELECT col_description('efd_1s.mtm1m3_force_actuator_data'::regclass, 5)"
             assert "newton" in rows_of(url, comment)[0][0]
-        assert drop_weeks(consdb, "efd_1s", DATASET, WEEKS[:1]) == 1
-        assert published_weeks(consdb, "efd_1s") == {DATASET: WEEKS[1:]}
+    environ = {"EFD_ARCHIVE": builder.archive.settings.archive, "EFD_CONSDB_URL": url}
+    for option, dropped in (("--dry-run", 0), ("--json", 1), ("--json", 0)):
+        call = ["publish", "consdb", "--drop-before", WEEKS[1].key, "--json", option]
+        done = CliRunner(env=environ).invoke(app, call)
+        assert done.exit_code == 0, done.output
+        answer = json.loads(done.stdout)
+        if dropped or option == "--json":
+            assert answer["dropped"] == dropped
+        else:
+            assert answer == [{"topic": FORCES, "week": WEEKS[0].key, "rows": 20}]
+    with ConsDB(url) as consdb:
+        assert [one.week for one in published_weeks(consdb, "efd_1s")] == WEEKS[1:]
     assert rows_of(url, f"SELECT count(*) FROM {table(url)}") == [(20,)]
     # Asked for again, it is written again.
     assert publish_consdb(builder.archive, weeks=[WEEKS[0].key]).slices == 2
     assert_equal_to_the_tier(builder.archive, url)
+
+
+def test_weeks_that_the_policy_keeps_no_longer_go_are_recorded_and_stay_away(builder: ArchiveBuilder, url: str) -> None:
+    publish_consdb(builder.archive)
+    # A day after the first week has run out; the second has six days left.
+    now = WEEKS[0].end + timedelta(days=91)
+    kept = (datetime.now(UTC) - now).total_seconds() / 86_400 + 90
+    archive = with_policy(builder.archive, POLICY.model_copy(update={"retention_days": kept}))
+    assert [one.week for one in due_weeks(archive)] == WEEKS[:1]
+    assert due_weeks(builder.archive) == []
+    assert rows_of(url, f"SELECT count(*) FROM {table(url)}") == [(40,)]
+    result = publish_consdb(archive, again=True)
+    assert (result.dropped, result.slices) == (1, 1)
+    assert rows_of(url, f"SELECT count(*), min(sal_index) FROM {table(url)}") == [(20, 1)]
+    dropped = table(url).replace("mtm1m3_force_actuator_data", "dropped")
+    ((topic, week, rows, why),) = rows_of(url, f"SELECT topic, week, rows, why FROM {dropped}")
+    assert (topic, week, rows) == (FORCES, WEEKS[0].key, 20)
+    assert "days" in why
+    again = publish_consdb(archive)
+    assert (again.dropped, again.slices) == (0, 0)
+
+
+def with_policy(archive: Archive, policy: ConsdbPolicy) -> Archive:
+    settings = archive.settings
+    configuration = settings.configuration.model_copy(update={"publishing": Publishing(consdb_1s=policy)})
+    return Archive(settings.model_copy(update={"configuration": configuration}))
 
 
 def test_a_run_that_fails_half_way_through_goes_on_slice_by_slice(
@@ -147,9 +189,7 @@ def test_a_run_that_fails_half_way_through_goes_on_slice_by_slice(
 def test_what_the_policy_adds_later_is_added(builder: ArchiveBuilder, url: str) -> None:
     publish_consdb(builder.archive)
     more = POLICY.model_copy(update={"tables": (ConsdbTable(topic=FORCES, columns=("mean_x*", "max_*", "first_*")),)})
-    settings = builder.archive.settings
-    configuration = settings.configuration.model_copy(update={"publishing": Publishing(consdb_1s=more)})
-    archive = Archive(settings.model_copy(update={"configuration": configuration}))
+    archive = with_policy(builder.archive, more)
     assert publish_consdb(archive).slices == 3
     assert_equal_to_the_tier(archive, url)
     assert rows_of(url, f"SELECT count(*) FROM {table(url)} WHERE first_x_force IS NOT NULL") == [(40,)]
