@@ -13,6 +13,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -24,6 +25,9 @@ from efd_pipelines.servers.postgresql import PostgresServer
 from efd_pipelines.servers.registry import RegistryServer
 from efd_pipelines.servers.s3 import S3Server
 from efd_pipelines.servers.server import Server
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 # A busy machine is no failure: how long things take is measured in benchmarks/.
 hypothesis.settings.register_profile("project", deadline=None)
@@ -123,3 +127,12 @@ def influx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InfluxServer]:
     start(server)
     yield server
     server.stop()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance of this test alone, in memory."""
+    import dagster as dg
+
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral

@@ -23,6 +23,14 @@ from efd_pipelines.servers.server import Program, Server, http_status
 
 ROOT = Path(__file__).parents[1]
 LOCATION = "efd_pipelines"
+_OFTEN = """
+from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._daemon import controller
+from dagster._daemon.cli import main
+controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 1
+QueuedRunCoordinator.dequeue_interval_seconds = 1
+main()
+"""
 _SELECTOR = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
 
 
@@ -43,8 +51,8 @@ class _Process(Server):
     def settings(self) -> dict[str, str]:
         return {}
 
-    def _program(self, module: str, *arguments: str) -> Program:
-        command = [sys.executable, "-m", module, *arguments, "-w", str(self._home / "workspace.yaml")]
+    def _program(self, *arguments: str) -> Program:
+        command = [sys.executable, *arguments, "-w", str(self._home / "workspace.yaml")]
         return Program(command, self._environment)
 
 
@@ -59,20 +67,22 @@ class Webserver(_Process):
         return f"http://127.0.0.1:{self.port('ui')}"
 
     def prepare(self) -> Program:
-        return self._program("dagster_webserver", "-h", "127.0.0.1", "-p", str(self.port("ui")))
+        return self._program("-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(self.port("ui")))
 
     def is_healthy(self) -> bool:
         return http_status(self.port("ui"), "/server_info") == 200
 
 
 class Daemon(_Process):
+    """The daemon, with intervals of a second: half of a backfill's time was its waiting for the next look."""
+
     name: ClassVar[str] = "daemon"
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         super().__init__(home, environment, {})
 
     def prepare(self) -> Program:
-        return self._program("dagster._daemon", "run")
+        return self._program("-c", _OFTEN, "run")
 
     def is_healthy(self) -> bool:
         return self.is_running()

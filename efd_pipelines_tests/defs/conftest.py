@@ -1,9 +1,8 @@
-"""What tests of the Dagster layer share: an instance in memory, and a deployment whose archive is a directory."""
+"""What tests of the Dagster layer share: a deployment whose archive is a directory."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -13,13 +12,6 @@ from efd_pipelines.archive.archive import Archive
 from efd_pipelines.definitions import build_defs
 from efd_pipelines.resources import Deployment
 from efd_pipelines.settings import load_settings
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance of this test alone."""
-    with dg.DagsterInstance.ephemeral() as ephemeral:
-        yield ephemeral
 
 
 @pytest.fixture
@@ -33,8 +25,10 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
 
 
 @pytest.fixture
-def kafka_is_set(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings name a broker and a registry; nothing is there."""
+def kafka_is_set(archive: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Settings name a broker and a registry; nothing is there, which is known after a second."""
+    (tmp_path / "configuration.yaml").write_text("kafka: {timeout_s: 1}\n")
+    monkeypatch.setenv("EFD_CONFIG", str(tmp_path / "configuration.yaml"))
     monkeypatch.setenv("EFD_KAFKA_BOOTSTRAP", "127.0.0.1:1")
     monkeypatch.setenv("EFD_REGISTRY_URL", "http://127.0.0.1:1")
 

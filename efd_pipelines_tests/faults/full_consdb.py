@@ -22,16 +22,15 @@ import numpy as np
 from efd_pipelines.errors import EfdError
 from efd_pipelines_tests.unit.exposures.builders import (
     AZIMUTH,
+    NIGHT,
     Observatory,
     a_column,
     a_configuration,
     an_exposure,
     table_of,
     times,
-    utc,
 )
 
-NIGHT = utc("2026-11-17T02:00:00")
 BEFORE, ALL = 40, 240
 FIELDS = 120
 ON_A_SMALL_DISK = (

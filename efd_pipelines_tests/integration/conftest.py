@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -18,6 +19,9 @@ from efd_pipelines.servers.kafka import KafkaServer
 from efd_pipelines.servers.registry import RegistryServer
 from efd_pipelines.servers.s3 import S3Server
 from efd_pipelines.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 MakeSettings = Callable[..., Settings]
 
@@ -70,3 +74,24 @@ def settings(request: pytest.FixtureRequest) -> Settings:
 @pytest.fixture
 def archive(settings: Settings) -> Archive:
     return Archive(settings)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def consdb_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty ConsDB, in a file and in PostgreSQL: a test that takes this runs twice."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'somewhere' / 'consdb.sqlite'}"
+    return str(request.getfixturevalue("database_url"))
+
+
+@pytest.fixture
+def definitions(local_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dg.Definitions:
+    """The definitions of a process whose environment names the real broker and registry, and a ConsDB of this test."""
+    from efd_pipelines.definitions import build_defs
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EFD_KAFKA_BOOTSTRAP", local_settings.require_kafka())
+    monkeypatch.setenv("EFD_REGISTRY_URL", local_settings.require_registry())
+    monkeypatch.setenv("EFD_ARCHIVE", local_settings.archive)
+    monkeypatch.setenv("EFD_CONSDB_URL", local_settings.require_consdb())
+    return build_defs(local_settings.configuration)

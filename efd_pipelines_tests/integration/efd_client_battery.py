@@ -5,7 +5,8 @@ Runs in an environment of its own, where lsst-efd-client 0.13.1 is installed, an
     python efd_client_battery.py PORT DATABASE < calls.json > answers.json
 
 A call is {"name": …, "method": …, "args": {…}}; arguments that are {"time": …, "scale": …} or {"seconds": …} become
-astropy's. A frame is given as columns, index in nanoseconds (UTC), and values by column.
+astropy's, here as for our own client (`test_client_and_influx.py`). A frame is given as columns, index in nanoseconds
+(UTC), and values by column.
 """
 
 from __future__ import annotations

@@ -28,15 +28,9 @@ from efd_pipelines.client import EfdArchive
 from efd_pipelines.servers import cache
 from efd_pipelines.servers.influxdb import InfluxServer
 from efd_pipelines.settings import load_settings
+from efd_pipelines_tests.integration.efd_client_battery import as_argument
 from efd_pipelines_tests.integration.influx_points import write_points
-from efd_pipelines_tests.unit.exports.builders import (
-    MONDAY,
-    PRIVATE,
-    ArchiveBuilder,
-    column,
-    messages,
-    seconds,
-)
+from efd_pipelines_tests.unit.exports.builders import MONDAY, PRIVATE, ArchiveBuilder, column, messages, seconds
 
 ESS = "lsst.sal.ESS.temperature"
 PACKED = "lsst.sal.ATMCS.mount_AzEl_Encoders"
@@ -240,14 +234,6 @@ class InfluxQL:
 
 def _listed(fields: Any) -> str:
     return fields if isinstance(fields, str) else ", ".join(fields)
-
-
-def as_argument(value: Any) -> Any:
-    if isinstance(value, dict) and "time" in value:
-        return Time(value["time"], format="isot", scale=value["scale"])
-    if isinstance(value, dict) and "seconds" in value:
-        return TimeDelta(value["seconds"], format="sec")
-    return value
 
 
 def as_answer(found: Any) -> Any:

@@ -1,57 +1,35 @@
-"""Exposure joins into a real ConsDB: PostgreSQL and SQLite pass the same tests."""
+"""Exposure joins into a real ConsDB: PostgreSQL and SQLite pass the same tests.
+
+ConsDB itself: `test_consdb.py`. A whole simulated night: `test_exposures_simulated.py`, `test_exposures_night.py`.
+"""
 
 from __future__ import annotations
 
 import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime, timedelta
-from importlib import resources
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
-import pandas as pd
 import pytest
 import sqlalchemy as sa
-import yaml
-from pydantic import SecretStr
 
-from efd_pipelines.archive.archive import Archive
-from efd_pipelines.archive.drain import drain
-from efd_pipelines.errors import DatabaseUnavailable, DataError, SettingsError
+from efd_pipelines.errors import DatabaseUnavailable, DataError
 from efd_pipelines.exposures import results as result_tables
 from efd_pipelines.exposures.configuration import load_transformation
-from efd_pipelines.exposures.consdb import ConsDB, naive_tai, read_exposures, write_exposures
-from efd_pipelines.exposures.joins import join_exposures
-from efd_pipelines.settings import Settings
-from efd_pipelines.simulator.observatory import Observatory as Observed
-from efd_pipelines.simulator.observatory import run_observatory
-from efd_pipelines.times import this_week
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.unit.exposures.builders import (
     AZIMUTH,
+    NIGHT,
     Observatory,
     a_column,
     a_configuration,
     an_exposure,
-    table_of,
-    times,
-    utc,
+    azimuth,
 )
-
-NIGHT = utc("2026-11-17T02:00:00")
-DEMO = "configurations/demo_lsstcam.yaml"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def consdb_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'somewhere' / 'consdb.sqlite'}"
-    return str(request.getfixturevalue("database_url"))
 
 
 @pytest.fixture
@@ -60,13 +38,9 @@ def observatory(consdb_url: str, tmp_path: Path) -> Observatory:
     built = Observatory.at(
         tmp_path, consdb_url, config=a_configuration(tmp_path, [a_column(), a_column("spread", "stddev")])
     )
-    built.archives(AZIMUTH, azimuth(NIGHT, 600))
+    built.archives(AZIMUTH, azimuth(600))
     built.exposes(*(an_exposure(NIGHT + timedelta(seconds=60 * n), seq_num=n + 1) for n in range(3)))
     return built
-
-
-def azimuth(start: datetime, count: int) -> Any:
-    return table_of(times(start, count, 1.0), {"actualPosition": np.arange(count, dtype=np.float64)})
 
 
 def is_sqlite(observatory: Observatory) -> bool:
@@ -235,38 +209,9 @@ def test_a_locked_table_is_said_to_be_locked(
     assert observatory.joins(recompute=True).exposures == 3
 
 
-def test_no_exposure_table_says_what_to_check(consdb_url: str) -> None:
-    with ConsDB(consdb_url) as consdb, pytest.raises(DataError, match=r"no table.*exposure.*EFD_CONSDB_URL"):
-        read_exposures(consdb, "cdb_lsstcam")
-
-
-def test_exposures_come_back_as_they_were_written(consdb_url: str) -> None:
-    rows = [
-        an_exposure(NIGHT, 30.0, seq_num=2, band="r", airmass=1.25, img_type="science"),
-        an_exposure(NIGHT - timedelta(seconds=60), None, seq_num=1),
-    ]
-    assert write_exposures(consdb_url, "cdb_lsstcam", rows) == 2
-    assert write_exposures(consdb_url, "cdb_lsstcam", [rows[0] | {"airmass": 1.5}]) == 1
-    with ConsDB(consdb_url) as consdb:
-        found = read_exposures(consdb, "cdb_lsstcam")
-    assert found.seq_num.tolist() == [1, 2]
-    begin_us = int(NIGHT.timestamp() * 1_000_000)
-    assert found.begin_us.tolist() == [begin_us - 60_000_000, begin_us]
-    assert int(found.end_us[1]) == begin_us + 30_000_000
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [({"colour": "red"}, "no column colour"), ({"obs_start": NIGHT}, "obs_start of an exposure has a time zone")],
-)
-def test_an_exposure_that_cannot_be_is_refused(consdb_url: str, change: dict[str, Any], said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        write_exposures(consdb_url, "cdb_lsstcam", [an_exposure(NIGHT) | change])
-
-
 def test_the_demonstration_makes_all_its_columns(consdb_url: str, tmp_path: Path) -> None:
     observatory = Observatory.at(tmp_path, consdb_url, config="builtin:demo")
-    observatory.archives(AZIMUTH, azimuth(NIGHT, 60))
+    observatory.archives(AZIMUTH, azimuth(60))
     observatory.exposes(an_exposure(NIGHT))
     result = observatory.joins()
     (row,) = observatory.rows()
@@ -291,135 +236,3 @@ def test_two_joins_at_once_write_the_same(observatory: Observatory, tmp_path: Pa
     ]
     assert [run.communicate(timeout=300)[0].strip() for run in runs] == ["3", "3", "3"]
     assert [row["value"] for row in observatory.rows()] == [15.0, 75.0, 135.0]
-
-
-@pytest.mark.parametrize("url", ["postgresql://efd:s3cret@127.0.0.1:1/consdb", "sqlite:////proc/none/consdb.sqlite"])
-def test_an_unreachable_database_is_said_to_be_and_keeps_its_password(tmp_path: Path, url: str) -> None:
-    observatory = Observatory.at(tmp_path, url, config=a_configuration(tmp_path, a_column()))
-    with pytest.raises(DatabaseUnavailable) as caught:
-        observatory.joins()
-    said = str(caught.value)
-    assert "s3cret" not in said
-    assert "EFD_CONSDB_URL" in said or "/proc/none" in said
-
-
-@pytest.mark.parametrize("url", ["consdb", "mysql://efd:s3cret@host/consdb", "postgresql://efd:s3cret@host:port/x"])
-def test_a_url_that_is_none_is_a_setting_to_mend(url: str) -> None:
-    with pytest.raises(SettingsError, match="EFD_CONSDB_URL") as caught:
-        ConsDB(url)
-    assert "s3cret" not in str(caught.value)
-
-
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "consdb.sqlite").write_bytes(b"not a database at all, but long enough to look at" * 40)
-    with ConsDB(f"sqlite:///{tmp_path / 'consdb.sqlite'}") as consdb, pytest.raises(DataError, match="not a database"):
-        read_exposures(consdb, "cdb_lsstcam")
-
-
-def test_postgresql_that_stops_and_comes_back(tmp_path: Path) -> None:
-    from efd_pipelines.servers.postgresql import PostgresServer
-    from efd_pipelines_tests.conftest import start
-
-    server = PostgresServer(tmp_path / "postgres", die_with_parent=True)
-    start(server)
-    try:
-        observatory = Observatory.at(
-            tmp_path, server.make_database("consdb"), config=a_configuration(tmp_path, a_column())
-        )
-        observatory.archives(AZIMUTH, azimuth(NIGHT, 60))
-        observatory.exposes(an_exposure(NIGHT))
-        server.stop()
-        with pytest.raises(DatabaseUnavailable, match="nothing was written"):
-            observatory.joins()
-        server.start()
-        assert observatory.joins().exposures == 1
-    finally:
-        server.erase()
-
-
-def test_readers_of_sqlite_are_not_kept_out_by_a_writer(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'consdb.sqlite'}"
-    write_exposures(url, "cdb_lsstcam", [an_exposure(NIGHT)])
-    with ConsDB(url) as consdb, consdb.writing("A test") as connection:
-        connection.exec_driver_sql("UPDATE cdb_lsstcam_exposure SET band = 'i'")
-        with sqlite3.connect(tmp_path / "consdb.sqlite", timeout=1) as reader:
-            assert reader.execute("SELECT count(*) FROM cdb_lsstcam_exposure").fetchone() == (1,)
-
-
-@pytest.mark.timeout(600)
-def test_a_simulated_night_agrees_with_the_messages_themselves(local_settings: Settings, database_url: str) -> None:
-    """From producers through Kafka and the archive into PostgreSQL, across a Monday, each column of the demo."""
-    settings = local_settings.model_copy(update={"consdb_url": SecretStr(database_url)})
-    columns = yaml.safe_load(resources.files("efd_pipelines.exposures").joinpath(DEMO).read_text())["columns"]
-    topics = {column["topics"][0]["name"] for column in columns} | {"lsst.sal.MTCamera.logevent_endReadout"}
-    wanted = frozenset(topic.removeprefix("lsst.sal.") for topic in topics)
-    start = this_week().start - timedelta(seconds=120)
-    produced = run_observatory(settings, 4, 300, start=start, exposures=True, rate=0.1, topics=wanted)
-    assert drain(Archive(settings), settings).rows == produced.records
-    join = settings.configuration.exposures[0]
-    result = join_exposures(Archive(settings), settings, join, now=this_week().start + timedelta(hours=1))
-    assert (result.exposures, result.columns, result.skipped) == (produced.exposures, len(columns), {})
-    assert result.exposures >= 5
-    messages = _messages(Observed(4, 0.1, wanted), start, 300)
-    engine = sa.create_engine(database_url)
-    frame = pd.read_sql("SELECT * FROM cdb_lsstcam.exposure JOIN efd_lsstcam.exposure_efd USING (exposure_id)", engine)
-    engine.dispose()
-    assert (frame["obs_start"] < naive_tai(this_week().start)).any()
-    assert (frame["obs_end"] > naive_tai(this_week().start)).any()
-    for _, row in frame.iterrows():
-        for column in columns:
-            expected = _by_brute_force(column, messages, row["obs_start"], row["obs_end"])
-            assert row[column["name"]] == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True), column["name"]
-    assert frame[[column["name"] for column in columns]].notna().mean().min() > 0.5
-
-
-def _messages(observed: Observed, start: datetime, seconds: float) -> dict[str, pd.DataFrame]:
-    """Every value that the simulated observatory sent, by topic: one row a record, its event time as index."""
-    parts: dict[str, list[pd.DataFrame]] = {}
-    for block in observed.blocks(start, seconds):
-        for series in block:
-            narrow = {field.name for field in series.topic.fields if field.sal_type == "float"}
-            flat: dict[str, Any] = {}
-            for name, values in series.columns.items():
-                sent = np.asarray(values, dtype=np.float32) if name in narrow else values
-                many = np.ndim(sent) == 2
-                flat |= {f"{name}{n}": part for n, part in enumerate(np.asarray(sent).T)} if many else {name: sent}
-            frame = pd.DataFrame(flat, index=pd.to_datetime(series.times_us, unit="us"))
-            parts.setdefault(series.topic.name, []).append(frame)
-    return {topic: pd.concat(frames).sort_index(kind="stable") for topic, frames in parts.items()}
-
-
-def _by_brute_force(column: dict[str, Any], messages: dict[str, pd.DataFrame], start: datetime, end: datetime) -> float:
-    leap = pd.Timedelta(seconds=37)
-    begin = pd.Timestamp(start) - leap + pd.Timedelta(hours=column.get("start_offset", 0))
-    (topic,) = column["topics"]
-    if topic["name"] not in messages:
-        return float("nan")
-    inside = messages[topic["name"]].loc[begin : pd.Timestamp(end) - leap]
-    if "subset_field" in column:
-        wanted = column["subset_value"] if isinstance(column["subset_value"], list) else [column["subset_value"]]
-        inside = inside[inside[column["subset_field"]].isin(wanted)]
-    names = [field["name"] for field in topic["fields"] if field["name"] != column.get("subset_field")]
-    if names[0] not in inside:
-        names = [name for name in inside if str(name).rstrip("0123456789") == names[0]]
-    chosen = inside[names].astype(np.float64)
-    if "pre_aggregate_interval" in column:
-        chosen = getattr(chosen.resample(column["pre_aggregate_interval"]), _reduced_by(column["function"]))().dropna()
-    return _reduce(column["function"], chosen, column.get("function_args", {}))
-
-
-def _reduced_by(function: str) -> str:
-    return function if function in ("min", "max") else "mean"
-
-
-def _reduce(function: str, chosen: pd.DataFrame, arguments: dict[str, Any]) -> float:
-    values = pd.Series(chosen.to_numpy().ravel()).dropna()
-    if values.empty:
-        return float("nan")
-    if function == "most_recent_value":
-        return float(values.to_list()[-1])
-    if function == "rms_from_polynomial_fit":
-        seconds = (chosen.index - chosen.index[0]).total_seconds().to_numpy()
-        fit = np.polynomial.Chebyshev.fit(seconds, chosen.iloc[:, 0].to_numpy(), arguments["degree"])
-        return float(np.sqrt(np.mean((chosen.iloc[:, 0].to_numpy() - fit(seconds)) ** 2)))
-    return float(values.std(ddof=1) if function == "stddev" else getattr(values, function)())

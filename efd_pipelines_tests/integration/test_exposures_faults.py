@@ -11,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psycopg
 import pytest
 
@@ -22,23 +21,21 @@ from efd_pipelines_tests.conftest import start
 from efd_pipelines_tests.faults.full_consdb import ON_A_SMALL_DISK
 from efd_pipelines_tests.unit.exposures.builders import (
     AZIMUTH,
+    NIGHT,
     Observatory,
     a_column,
     a_configuration,
     an_exposure,
-    table_of,
-    times,
-    utc,
+    azimuth,
 )
 
-NIGHT = utc("2026-11-17T02:00:00")
 MEANS = [15.0, 75.0, 135.0]
 
 
 def an_observatory(directory: Path, url: str) -> Observatory:
     """Ten minutes of azimuth and three exposures, each a batch of its own."""
     built = Observatory.at(directory, url, config=a_configuration(directory, a_column()))
-    built.archives(AZIMUTH, table_of(times(NIGHT, 600, 1.0), {"actualPosition": np.arange(600.0)}))
+    built.archives(AZIMUTH, azimuth(600))
     built.exposes(*(an_exposure(NIGHT + timedelta(seconds=60 * n), seq_num=n + 1) for n in range(3)))
     return built
 
@@ -74,6 +71,15 @@ def test_consdb_that_stops_in_the_middle_keeps_whole_batches_and_loses_none(
         assert [row["seq_num"] for row in observatory.rows(table)] == [1]
     assert observatory.joins().exposures == 2
     assert [row["value"] for row in observatory.rows()] == MEANS
+
+
+def test_consdb_that_stops_and_comes_back(tmp_path: Path, server: PostgresServer) -> None:
+    observatory = an_observatory(tmp_path, server.make_database("consdb"))
+    server.stop()
+    with pytest.raises(DatabaseUnavailable, match="nothing was written"):
+        observatory.joins()
+    server.start()
+    assert observatory.joins().exposures == 3
 
 
 def test_a_locked_row_is_waited_for_and_then_said_to_be_locked(

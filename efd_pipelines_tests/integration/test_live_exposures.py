@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from efd_pipelines.definitions import build_defs
 from efd_pipelines.defs import new_exposures, sensors
 from efd_pipelines.settings import Settings
 from efd_pipelines.simulator.observatory import run_observatory
-from efd_pipelines_tests.integration.test_live_path import executed, failure_of, tick
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as ephemeral:
-        yield ephemeral
-
-
-@pytest.fixture
-def definitions(local_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dg.Definitions:
-    """The definitions of a process whose environment names the real broker, registry and ConsDB."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EFD_KAFKA_BOOTSTRAP", local_settings.require_kafka())
-    monkeypatch.setenv("EFD_REGISTRY_URL", local_settings.require_registry())
-    monkeypatch.setenv("EFD_ARCHIVE", local_settings.archive)
-    monkeypatch.setenv("EFD_CONSDB_URL", local_settings.require_consdb())
-    return build_defs(local_settings.configuration)
+from efd_pipelines_tests.integration.executed import executed, failure_of, tick
 
 
 def run_all(definitions: dg.Definitions, instance: dg.DagsterInstance, result: dg.SensorResult) -> list[bool]:

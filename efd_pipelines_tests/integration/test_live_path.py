@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,58 +12,21 @@ import pytest
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import verify
-from efd_pipelines.definitions import build_defs
 from efd_pipelines.defs import sensors
 from efd_pipelines.defs.jobs import DRAIN_GROUP
 from efd_pipelines.partitions import known_components
-from efd_pipelines.resources import Deployment
 from efd_pipelines.settings import Settings
 from efd_pipelines.simulator.observatory import run_observatory
+from efd_pipelines_tests.integration.executed import executed, failure_of, tick
 
 START = datetime(2026, 11, 16, 2, tzinfo=UTC)
 RAW, TIER = dg.AssetKey("raw_archive"), dg.AssetKey("tier_1s")
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as ephemeral:
-        yield ephemeral
-
-
-@pytest.fixture
-def definitions(local_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dg.Definitions:
-    """The definitions of a process whose environment names the real broker and registry."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EFD_KAFKA_BOOTSTRAP", local_settings.require_kafka())
-    monkeypatch.setenv("EFD_REGISTRY_URL", local_settings.require_registry())
-    monkeypatch.setenv("EFD_ARCHIVE", local_settings.archive)
-    return build_defs(local_settings.configuration)
 
 
 def produce(settings: Settings, seconds: float) -> int:
     consdb = settings.require_consdb()
     made = run_observatory(settings, 1, seconds, "max", start=START, exposures=True, consdb_url=consdb, rate=0.1)
     return made.records
-
-
-def executed(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, **config: Any
-) -> dg.ExecuteInProcessResult:
-    run_config = {"ops": config} if config else None
-    return definitions.resolve_job_def(job).execute_in_process(
-        instance=instance, run_config=run_config, raise_on_error=False
-    )
-
-
-def failure_of(result: dg.ExecuteInProcessResult) -> str:
-    return "\n".join(str(event.event_specific_data) for event in result.all_events if event.is_step_failure)
-
-
-def tick(sensor: dg.SensorDefinition, instance: dg.DagsterInstance) -> dg.SensorResult:
-    with dg.build_sensor_context(instance=instance) as context:
-        result = sensor(context, deployment=Deployment())
-    assert isinstance(result, dg.SensorResult)
-    return result
 
 
 @pytest.mark.timeout(900)
@@ -138,8 +100,10 @@ def test_discovery_hears_of_topics_and_the_archive_of_a_partition_by_hand(
 
 @pytest.mark.timeout(300)
 def test_an_unreachable_broker_is_a_message_and_not_a_trace(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    definitions: dg.Definitions, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    (tmp_path / "configuration.yaml").write_text("kafka: {timeout_s: 2}\n")
+    monkeypatch.setenv("EFD_CONFIG", str(tmp_path / "configuration.yaml"))
     monkeypatch.setenv("EFD_KAFKA_BOOTSTRAP", "127.0.0.1:1")
     result = executed(definitions, instance, "drain")
     assert not result.success

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from efd_pipelines_tests.unit.exposures.builders import (
     AZIMUTH,
+    NIGHT,
+    Build,
     Observatory,
     a_column,
     a_configuration,
     an_exposure,
-    table_of,
-    times,
-    utc,
+    azimuth,
 )
-
-Build = Callable[..., Observatory]
-NIGHT = utc("2026-11-17T02:00:00")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -40,7 +35,7 @@ def test_a_new_column_is_filled_for_old_exposures_while_the_live_join_goes_on(ob
     count = 10_000
     observatory = observatory_with(a_column())
     length = count * 2 + 200
-    observatory.archives(AZIMUTH, table_of(times(NIGHT, length, 1.0), {"actualPosition": np.arange(float(length))}))
+    observatory.archives(AZIMUTH, azimuth(length))
     observatory.exposes(*(an_exposure(NIGHT + timedelta(seconds=2 * n), 1.0, seq_num=n + 1) for n in range(count)))
     assert observatory.joins().exposures == count
     observatory.configures(a_column(), a_column("highest", "max"))

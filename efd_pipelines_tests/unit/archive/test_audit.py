@@ -26,6 +26,8 @@ from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import TopicSchema
 from efd_pipelines_tests.unit.archive import defects
 from efd_pipelines_tests.unit.archive.builders import Topic, schema_of
+from efd_pipelines_tests.unit.archive.defects import metadata
+from efd_pipelines_tests.unit.archive.defects.scene import Scene
 
 SEEDS = range(21 if os.environ.get("EFD_TEST_SCALE") else 1)
 START_US = 1_795_132_800_000_000
@@ -65,10 +67,10 @@ def opened(root: Path) -> Archive:
     return Archive(load_settings({}, None, archive=str(root)))
 
 
-def audited(healthy: Path, tmp_path: Path, defect: Callable[[defects.Scene], None], seed: int, deep: bool) -> Audit:
+def audited(healthy: Path, tmp_path: Path, defect: Callable[[Scene], None], seed: int, deep: bool) -> Audit:
     root = tmp_path / "archive"
     shutil.copytree(healthy, root)
-    scene = defects.Scene(opened(root), Dataset("lsst.sal.Test.x"), random.Random(f"{defect.__name__} {seed}"))
+    scene = Scene(opened(root), Dataset("lsst.sal.Test.x"), random.Random(f"{defect.__name__} {seed}"))
     defect(scene)
     return verify(opened(root), deep=deep)
 
@@ -83,7 +85,7 @@ def test_a_healthy_archive_has_no_problem(healthy: Path) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("defect", defects.PLAIN, ids=lambda defect: defect.__name__)
-def test_metadata_show(healthy: Path, tmp_path: Path, defect: Callable[[defects.Scene], None], seed: int) -> None:
+def test_metadata_show(healthy: Path, tmp_path: Path, defect: Callable[[Scene], None], seed: int) -> None:
     audit = audited(healthy, tmp_path, defect, seed, deep=False)
     assert audit.problems
     assert all(found.detail and found.remedy for found in audit.problems)
@@ -91,14 +93,14 @@ def test_metadata_show(healthy: Path, tmp_path: Path, defect: Callable[[defects.
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("defect", [*defects.PLAIN, *defects.DEEP], ids=lambda defect: defect.__name__)
-def test_reading_shows(healthy: Path, tmp_path: Path, defect: Callable[[defects.Scene], None], seed: int) -> None:
+def test_reading_shows(healthy: Path, tmp_path: Path, defect: Callable[[Scene], None], seed: int) -> None:
     assert audited(healthy, tmp_path, defect, seed, deep=True).problems
 
 
 def test_files_of_older_weeks_are_left_to_whoever_asks_for_them(healthy: Path, tmp_path: Path) -> None:
     root = tmp_path / "archive"
     shutil.copytree(healthy, root)
-    defects.a_week_is_gone(defects.Scene(opened(root), Dataset("lsst.sal.Test.x"), random.Random(1)))
+    metadata.a_week_is_gone(Scene(opened(root), Dataset("lsst.sal.Test.x"), random.Random(1)))
     assert verify(opened(root), since="2026-11-23").ok
     assert not verify(opened(root), since="2026-11-16").ok
     assert not verify(opened(root), week="2026-11-16").ok
@@ -124,18 +126,18 @@ def test_a_sealed_archive_has_no_problem(sealed: Path) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("defect", defects.CERTIFIED_PLAIN, ids=lambda defect: defect.__name__)
-def test_the_ledger_shows(sealed: Path, tmp_path: Path, defect: Callable[[defects.Scene], None], seed: int) -> None:
+def test_the_ledger_shows(sealed: Path, tmp_path: Path, defect: Callable[[Scene], None], seed: int) -> None:
     assert set(audited(sealed, tmp_path, defect, seed, deep=False).kinds()) == {"certificate"}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("defect", [*defects.CERTIFIED_PLAIN, *defects.CERTIFIED_DEEP], ids=lambda of: of.__name__)
-def test_the_table_shows(sealed: Path, tmp_path: Path, defect: Callable[[defects.Scene], None], seed: int) -> None:
+def test_the_table_shows(sealed: Path, tmp_path: Path, defect: Callable[[Scene], None], seed: int) -> None:
     assert set(audited(sealed, tmp_path, defect, seed, deep=True).kinds()) == {"certificate"}
 
 
 def test_a_late_record_reopens_its_week_and_is_no_problem(sealed: Path, tmp_path: Path) -> None:
-    def late(scene: defects.Scene) -> None:
+    def late(scene: Scene) -> None:
         file = scene.any_file(4)
         made = write_data_file(scene.archive.store, scene.relative, file.week, file.slice, scene.read(file).slice(0, 0))
         scene.committed([made], [], kind="drain", records=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +31,9 @@ TEMPERATURE = "lsst.sal.ESS.temperature"
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
 """A "now" at which every exposure of the tests is long over."""
 
+NIGHT = datetime(2026, 11, 17, 2, tzinfo=UTC)
+"""When most of the tests' exposures begin."""
+
 _TYPES: Mapping[str, Any] = {"f": pa.float32(), "d": pa.float64(), "i": pa.int32(), "U": pa.string(), "b": pa.bool_()}
 
 
@@ -41,6 +44,11 @@ def utc(text: str) -> datetime:
 def times(start: datetime, count: int, step_s: float) -> np.ndarray[Any, Any]:
     """UTC microseconds of samples at a steady rate."""
     return microseconds(start) + np.round(np.arange(count) * step_s * 1e6).astype(np.int64)
+
+
+def azimuth(count: int, start: datetime = NIGHT) -> pa.Table:
+    """A row a second, in which the azimuth is 0, 1, 2, …."""
+    return table_of(times(start, count, 1.0), {"actualPosition": np.arange(count, dtype=np.float64)})
 
 
 def array_column(name: str, element: int | None, type_: pa.DataType) -> pa.Field[Any]:
@@ -158,6 +166,10 @@ class Observatory:
         """The value of a column of the only exposure."""
         (row,) = self.rows()
         return row[column]
+
+
+Build = Callable[..., Observatory]
+"""Makes an observatory whose join has these columns (YAML texts)."""
 
 
 def an_exposure(

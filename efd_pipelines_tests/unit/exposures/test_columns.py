@@ -6,12 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from efd_pipelines.exposures.columns import (
-    Element,
-    TopicColumns,
-    UnknownField,
-    select,
-)
+from efd_pipelines.exposures.columns import Element, TopicColumns, UnknownField, select
 from efd_pipelines.exposures.configuration import parse_transformation
 from efd_pipelines.exposures.samples import element_values, rows_selected, sample_block
 from efd_pipelines.topics.layout import Column, arrow_field, plan_layout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,17 +15,16 @@ from efd_pipelines.exposures.stretches import Stretches
 from efd_pipelines.times import microseconds
 from efd_pipelines_tests.unit.exposures.builders import (
     AZIMUTH,
+    NIGHT,
     TEMPERATURE,
-    Observatory,
+    Build,
     a_column,
     an_exposure,
+    azimuth,
     table_of,
     times,
-    utc,
 )
 
-Build = Callable[..., Observatory]
-NIGHT = utc("2026-11-17T02:00:00")
 NAN = float("nan")
 VISITS = "[exposure_efd, visit1_efd]"
 VECTORS = "[exposure_efd_unpivoted, visit1_efd_unpivoted]"
@@ -158,7 +156,7 @@ def test_8_a_topic_that_is_not_there_leaves_the_column_to_the_other(observatory_
 
 def test_9_and_10_joins_that_overlap_neither_kill_each_other_nor_say_failed(observatory_with: Build) -> None:
     observatory = observatory_with(a_column())
-    observatory.archives(AZIMUTH, table_of(times(NIGHT, 600, 1.0), {"actualPosition": np.arange(600.0)}))
+    observatory.archives(AZIMUTH, azimuth(600))
     observatory.exposes(*(an_exposure(NIGHT + timedelta(seconds=40 * n), seq_num=n) for n in range(10)))
     with ThreadPoolExecutor(3) as pool:
         results = [one.result() for one in [pool.submit(observatory.joins, recompute=True) for _ in range(3)]]

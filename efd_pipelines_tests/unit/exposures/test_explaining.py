@@ -13,6 +13,7 @@ from efd_pipelines.errors import UsageError
 from efd_pipelines.exposures.explaining import Explanation, explain
 from efd_pipelines_tests.unit.exposures.builders import (
     AZIMUTH,
+    NIGHT,
     Observatory,
     a_column,
     an_exposure,
@@ -21,7 +22,6 @@ from efd_pipelines_tests.unit.exposures.builders import (
     utc,
 )
 
-NIGHT = utc("2026-11-17T02:00:00")
 NUMBER = 2026111500001
 
 

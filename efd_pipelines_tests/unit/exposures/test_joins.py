@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,8 +17,9 @@ from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.unit.exposures.builders import (
     AZIMUTH,
+    NIGHT,
     TEMPERATURE,
-    Observatory,
+    Build,
     a_column,
     an_exposure,
     table_of,
@@ -27,8 +27,6 @@ from efd_pipelines_tests.unit.exposures.builders import (
     utc,
 )
 
-Build = Callable[..., Observatory]
-NIGHT = utc("2026-11-17T02:00:00")
 NAN = float("nan")
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from efd_pipelines.configuration import ExposureJoin
@@ -15,16 +13,15 @@ from efd_pipelines.exposures.joins import join_exposures
 from efd_pipelines_tests.unit.exposures.builders import (
     AZIMUTH,
     LATER,
+    Build,
     Observatory,
     a_column,
     a_configuration,
     an_exposure,
-    table_of,
-    times,
+    azimuth,
     utc,
 )
 
-Build = Callable[..., Observatory]
 NOON = utc("2026-11-17T12:00:00")
 """The end of an observing day: it is morning in Chile, and flats are taken."""
 
@@ -32,7 +29,7 @@ NOON = utc("2026-11-17T12:00:00")
 def test_daylight_exposures_belong_to_their_observing_day_and_have_values(observatory_with: Build) -> None:
     observatory = observatory_with(a_column(), a_column("n", "count"))
     start = NOON - timedelta(seconds=60)
-    observatory.archives(AZIMUTH, table_of(times(start, 7200, 1.0), {"actualPosition": np.arange(7200.0)}))
+    observatory.archives(AZIMUTH, azimuth(7200, start))
     observatory.exposes(
         an_exposure(NOON - timedelta(seconds=15), 30.0, day_obs=20261116, seq_num=900),  # across noon
         an_exposure(NOON + timedelta(seconds=60), 30.0, day_obs=20261117, seq_num=1),
@@ -51,7 +48,7 @@ def test_daylight_exposures_belong_to_their_observing_day_and_have_values(observ
 def test_exposures_of_two_cameras_that_overlap_each_have_their_own_window(tmp_path: Path) -> None:
     config = a_configuration(tmp_path, [a_column(), a_column("n", "count")])
     observatory = Observatory.at(tmp_path, config=config)
-    observatory.archives(AZIMUTH, table_of(times(NOON, 600, 1.0), {"actualPosition": np.arange(600.0)}))
+    observatory.archives(AZIMUTH, azimuth(600, NOON))
     observatory.exposes(an_exposure(NOON, 30.0), an_exposure(NOON + timedelta(seconds=40), 30.0, seq_num=2))
     write_exposures(observatory.consdb_url, "cdb_latiss", [an_exposure(NOON + timedelta(seconds=20), 30.0)])
     observatory.joins()
@@ -63,7 +60,7 @@ def test_exposures_of_two_cameras_that_overlap_each_have_their_own_window(tmp_pa
 
 def test_exposures_of_one_camera_may_overlap_too(observatory_with: Build) -> None:
     observatory = observatory_with(a_column())
-    observatory.archives(AZIMUTH, table_of(times(NOON, 600, 1.0), {"actualPosition": np.arange(600.0)}))
+    observatory.archives(AZIMUTH, azimuth(600, NOON))
     observatory.exposes(
         an_exposure(NOON, 300.0), *(an_exposure(NOON + timedelta(seconds=60 * n), seq_num=n + 2) for n in range(3))
     )
@@ -73,7 +70,7 @@ def test_exposures_of_one_camera_may_overlap_too(observatory_with: Build) -> Non
 
 def test_an_exposure_that_has_not_ended_gets_its_values_when_it_has(observatory_with: Build) -> None:
     observatory = observatory_with(a_column())
-    observatory.archives(AZIMUTH, table_of(times(NOON, 600, 1.0), {"actualPosition": np.arange(600.0)}))
+    observatory.archives(AZIMUTH, azimuth(600, NOON))
     observatory.exposes(an_exposure(NOON, None))
     first = observatory.joins()
     assert (first.exposures, first.unended, observatory.rows()) == (0, 1, [])
@@ -87,7 +84,7 @@ def test_a_bias_has_what_was_at_its_instant_or_nothing(
     observatory_with: Build, at_s: float, value: float | None
 ) -> None:
     observatory = observatory_with(a_column(), a_column("before", "most_recent_value", start_offset=-1))
-    observatory.archives(AZIMUTH, table_of(times(NOON, 60, 1.0), {"actualPosition": np.arange(60.0)}))
+    observatory.archives(AZIMUTH, azimuth(60, NOON))
     observatory.exposes(an_exposure(NOON + timedelta(seconds=at_s), 0.0))
     observatory.joins()
     assert (observatory.value(), observatory.value("before")) == (value, 10.0)

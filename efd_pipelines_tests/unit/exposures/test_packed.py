@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,16 @@ import pytest
 from efd_pipelines.exposures.columns import Element, Packing
 from efd_pipelines.exposures.packed import element_times
 from efd_pipelines.times import microseconds
-from efd_pipelines_tests.unit.exposures.builders import AZIMUTH, Observatory, a_column, an_exposure, table_of, utc
+from efd_pipelines_tests.unit.exposures.builders import (
+    AZIMUTH,
+    NIGHT,
+    Build,
+    a_column,
+    an_exposure,
+    table_of,
+    utc,
+)
 
-Build = Callable[..., Observatory]
-NIGHT = utc("2026-11-17T02:00:00")
 START_US = microseconds(NIGHT)
 TAI = 37.0
 

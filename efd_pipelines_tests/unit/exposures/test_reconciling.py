@@ -14,21 +14,20 @@ from efd_pipelines.exposures.reconciling import Reconciliation, reconcile
 from efd_pipelines_tests.unit.exposures.builders import (
     AZIMUTH,
     LATER,
+    NIGHT,
     Observatory,
     a_column,
     an_exposure,
+    azimuth,
     table_of,
     times,
-    utc,
 )
-
-NIGHT = utc("2026-11-17T02:00:00")
 
 
 @pytest.fixture
 def observatory(observatory_with: Callable[..., Observatory]) -> Observatory:
     built = observatory_with(a_column(), a_column("spread", "stddev"), a_column("none", fields=["nowhere"]))
-    built.archives(AZIMUTH, table_of(times(NIGHT, 300, 1.0), {"actualPosition": np.arange(300.0)}))
+    built.archives(AZIMUTH, azimuth(300))
     built.exposes(*(an_exposure(NIGHT + timedelta(seconds=40 * n), seq_num=n + 1) for n in range(6)))
     return built
 

@@ -13,9 +13,8 @@ from efd_pipelines.archive import files
 from efd_pipelines.exposures.stretches import Stretches
 from efd_pipelines.times import microseconds
 from efd_pipelines.topics.names import Dataset
-from efd_pipelines_tests.unit.exposures.builders import AZIMUTH, Observatory, a_column, table_of, times, utc
+from efd_pipelines_tests.unit.exposures.builders import AZIMUTH, NIGHT, Observatory, a_column, table_of, times
 
-NIGHT = utc("2026-11-17T02:00:00")
 START_US = microseconds(NIGHT)
 
 
