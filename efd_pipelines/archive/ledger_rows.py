@@ -281,6 +281,34 @@ class SealedPlaces:
         return rows.filter(~is_sealed | (version > sealed_at) | (kind == GAP).to_numpy() | newest)
 
 
+class Seen:
+    """What stood already in the parts of a month; sealed rows stand once, by the guard of who writes them."""
+
+    def __init__(self) -> None:
+        self._keys = np.empty(0, np.uint64)
+
+    def new(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows of the next part that have not stood before."""
+        import polars as pl
+
+        loose = (rows["commit_kind"] != SEALED).to_numpy()
+        if not loose.any():
+            return rows
+        keys = rows.select(pl.struct(KEY).hash()).to_series().to_numpy()
+        of_loose = keys[loose]
+        distinct, first = np.unique(of_loose, return_index=True)
+        known = distinct[np.isin(distinct, self._keys, assume_unique=True)] if len(self._keys) else self._keys
+        self._keys = np.union1d(self._keys, distinct) if len(self._keys) else distinct
+        if len(distinct) == len(of_loose) and not len(known):
+            return rows
+        stays = np.zeros(len(of_loose), dtype=bool)
+        stays[first] = True
+        stays &= ~np.isin(of_loose, known)
+        kept = ~loose
+        kept[loose] = stays
+        return rows.filter(kept)
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """The newest version that changed rows of a stretch of event time, its ends included, in UTC microseconds."""

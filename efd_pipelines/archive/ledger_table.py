@@ -17,12 +17,15 @@ import pyarrow.parquet as pq
 
 from efd_pipelines.archive.files import DataFile, write_data_file
 from efd_pipelines.archive.ledger_rows import (
+    GAP,
     KEY,
+    RAW,
     SCHEMA,
+    SEALED,
     LedgerRow,
     SealedPlaces,
+    Seen,
     counting,
-    once_each,
     part_of_schema,
     sealed_places,
     uncovered,
@@ -40,6 +43,12 @@ _SMALL_ROWS = 100_000
 _FILE_ROWS = 500_000
 _READ_AT_ONCE = {False: 1, True: 16}
 """Files, of which there are some for each month; on S3 each takes 60 ms of waiting."""
+
+
+def _of_weeks(rows: pl.DataFrame, weeks: Collection[str]) -> pl.DataFrame:
+    import polars as pl
+
+    return rows.filter(pl.col("week").is_in(list(weeks)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +136,10 @@ class LedgerTable:
         whole = self._parts(self._snapshot(), [*columns, "commit_kind"])
         return counting(whole).select(name for name in SCHEMA.names if name in (*columns, *KEY))
 
-    def by_month(self, columns: Collection[str]) -> Iterator[pl.DataFrame]:
-        """Some columns of all rows that count, a month's commits at a time: ten years of them take much memory.
+    def in_parts(self, columns: Collection[str], since: str = "") -> Iterator[pl.DataFrame]:
+        """Some columns of all rows that count, a file at a time: ten years of them take much memory.
 
-        What tells rows apart is always among the columns.
+        What tells rows apart is always among the columns. `since` is the first month (`2026-11`) of commits.
         """
         import polars as pl
 
@@ -138,13 +147,49 @@ class LedgerTable:
         months: dict[str, list[DataFile]] = {}
         for file in snapshot.files() if snapshot is not None else ():
             months.setdefault(file.week, []).append(file)
-        narrow = part_of_schema(["commit_kind"])
-        schema = part_of_schema([*columns, "commit_kind"])
-        places = SealedPlaces.of(sealed_places(self._read(file, narrow)) for of in months.values() for file in of)
-        for _, files in sorted(months.items()):
+        open_weeks, sealed_in = self._open_weeks([file for of in months.values() for file in of])
+        narrow, schema = part_of_schema(["commit_kind"]), part_of_schema([*columns, "commit_kind"])
+        places = SealedPlaces.of(
+            sealed_places(_of_weeks(self._read(file, narrow), open_weeks)) for file in sealed_in if open_weeks
+        )
+        for _, files in sorted((month, of) for month, of in months.items() if month >= since):
             # Commits are entered by the month in which they were made: what stands twice does so within one month.
-            rows = pl.concat([self._read(file, schema) for file in files])
-            yield once_each(places.uncovered(rows))
+            seen = Seen()
+            for file in files:
+                rows = self._read(file, schema)
+                if len(places.places):
+                    is_open = rows["week"].is_in(list(open_weeks))
+                    rows = pl.concat([rows.filter(~is_open), places.uncovered(rows.filter(is_open))])
+                yield seen.new(rows)
+
+    def _open_weeks(self, files: Sequence[DataFile]) -> tuple[set[str], list[DataFile]]:
+        """The weeks with rows that a sealed row may cover, and the files in which they have sealed rows, too."""
+        import polars as pl
+
+        columns = ("table", "week", "commit_kind")
+        schema = pa.schema([column for column in SCHEMA if column.name in columns])
+        open_weeks: set[str] = set()
+        sealed: list[tuple[DataFile, set[str]]] = []
+        for file in files:
+            found = self._read(file, schema).filter(pl.col("table") == RAW).unique(columns)
+            is_sealed = found["commit_kind"] == SEALED
+            sealed.append((file, set(found.filter(is_sealed)["week"])))
+            open_weeks |= set(found.filter(~is_sealed & (found["commit_kind"] != GAP))["week"])
+        return open_weeks, [file for file, weeks in sealed if weeks & open_weeks]
+
+    def newest_week(self) -> str | None:
+        """The newest week of which archives hold rows."""
+        import polars as pl
+
+        columns = ("table", "week", "commit_kind", "rows")
+        schema = pa.schema([column for column in SCHEMA if column.name in columns])
+        snapshot = self._snapshot()
+        held: dict[str, int] = {}
+        for file in snapshot.files() if snapshot is not None else ():
+            raw = self._read(file, schema).filter((pl.col("table") == RAW) & pl.col("week").str.starts_with("2"))
+            for week, rows in raw.group_by("week").agg(pl.col("rows").sum()).iter_rows():
+                held[week] = held.get(week, 0) + rows
+        return max((week for week, rows in held.items() if rows > 0), default=None)
 
     def at(self, snapshot: TableSnapshot, wanted: pl.Expr) -> pl.DataFrame:
         """The rows that count at one version of the ledger, of those that are wanted; sorted."""

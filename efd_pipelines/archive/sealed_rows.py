@@ -9,7 +9,7 @@ The sealed row's `sealed` is JSON: `versions` that it covers, as ranges; `reache
 position, the version that reached it, the position before, and records; `shared`, of commits that changed other weeks
 too, rows and records; `fills`, stretches of time with their rows of history; `history` (rows that were filled in) and
 `superseded` (that Kafka's replaced); `last_us`, the last time of a record of Kafka's; `around`, for gaps by version,
-the times before and after them.
+the times before and after them; `ages`, how old the drains' records were when they came (`ages.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from efd_pipelines.archive.ages import Ages, ages_of, packed_ages
 from efd_pipelines.archive.certificates import Certificate
 from efd_pipelines.archive.delta_log import slice_of_path
 from efd_pipelines.archive.ledger_rows import (
@@ -146,6 +147,7 @@ class _Table:
                     - sum(r["rows"] for r in plain if r["commit_kind"] == "merge"),
                     "last_us": _last_of_kafka(plain, before),
                     "around": self._around(sealed_at, before),
+                    "ages": packed_ages(_ages(plain, before)),
                 }
             ),
         }
@@ -310,6 +312,17 @@ def _fills(plain: Iterable[Row], before: Mapping[str, Any] | None) -> list[list[
 
 def _sum(before: Mapping[str, Any] | None, name: str) -> int:
     return 0 if before is None else int(before[name])
+
+
+def _ages(plain: Iterable[Row], before: Mapping[str, Any] | None) -> Ages:
+    """How old the records of drains were at their commits."""
+    drains = [row for row in plain if row["commit_kind"] == "drain" and row["rows"] > 0 and row["time_min"] is not None]
+    new = Ages.of(
+        [(row["at"] - row["time_max"]) / 1e6 for row in drains],
+        [(row["at"] - row["time_min"]) / 1e6 for row in drains],
+        [row["rows"] for row in drains],
+    )
+    return Ages.together([new, ages_of(() if before is None else before.get("ages", ()))])
 
 
 def _last_of_kafka(plain: Iterable[Row], before: Mapping[str, Any] | None) -> int | None:

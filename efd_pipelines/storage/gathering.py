@@ -29,9 +29,9 @@ _FIGURES = ("records", "bytes", "files")
 class Gathered:
     """Sums of the tidy table.
 
-    `totals` has each week's sums since the beginning by store, component, subsystem, kind and place, with how many
-    `topics`; `topics` and `before` have the period's and the previous period's by topic and store; `seen` are the
-    topics of which something had come before the period; `let_go` counts weeks of topics that came and are not kept.
+    `totals` has each week's sums since the beginning by store, component, subsystem, kind and place; `topics` and
+    `before` have the period's and the previous period's by topic and store; `seen` are the topics of which something
+    had come before the period; `let_go` counts weeks of topics that came and are not kept.
     `parquet` is the period's tidy table as a file.
     """
 
@@ -43,12 +43,14 @@ class Gathered:
     parquet: bytes = field(repr=False)
 
 
-def gather(parts: Iterable[pa.Table], weeks: Sequence[str], previous: Sequence[str]) -> Gathered:
-    """The sums of a tidy table that comes in parts, for a period of weeks and those before it."""
+def gather(
+    parts: Iterable[pa.Table], weeks: Sequence[str], previous: Sequence[str], seen: Collection[str] = ()
+) -> Gathered:
+    """The sums of a tidy table that comes in parts, for a period of weeks and those before it; of these two it must
+    tell topics apart. `seen` are the topics of which something came before the period."""
     import polars as pl
 
     now, then, totals = _Sums(_TOPICS_BY), _Sums(_TOPICS_BY), _Sums(_TOTALS_BY)
-    seen: set[str] = set()
     let_go = 0
     file = _File()
     for part in parts:
@@ -60,10 +62,6 @@ def gather(parts: Iterable[pa.Table], weeks: Sequence[str], previous: Sequence[s
         then.add(frame.filter(_of(keys, set(previous))))
         let_go += _let_go(period)
         file.add(part, period.height == frame.height, weeks)
-        before = {key for key in keys.dictionary.to_pylist() if key < weeks[0]}
-        if before:
-            earlier = frame.filter(_of(keys, before)).filter(pl.col("store") == RECEIVED)
-            seen.update(earlier["topic"].unique().cast(pl.String).to_list())
     return Gathered(totals.frame(), now.frame(), then.frame(), frozenset(seen), let_go, file.content())
 
 
@@ -124,23 +122,22 @@ class _Sums:
         import polars as pl
 
         if frame.height:
-            figures = [pl.col(_FIGURES).sum(), pl.col("topic").n_unique().alias("topics")]
-            self._parts.append(frame.group_by(self._by).agg(figures).with_columns(pl.col(self._by).cast(pl.String)))
+            sums = frame.group_by(self._by).agg(pl.col(_FIGURES).sum())
+            self._parts.append(sums.with_columns(pl.col(self._by).cast(pl.String)))
         if len(self._parts) > 8:
             self._parts = [self.frame()]
 
     def frame(self) -> pl.DataFrame:
         import polars as pl
 
-        columns = [*self._by, *_FIGURES, "topics"]
+        columns = [*self._by, *_FIGURES]
         if not self._parts:
             texts = dict.fromkeys(self._by, pl.String)
-            return pl.DataFrame(schema={**texts, **dict.fromkeys([*_FIGURES, "topics"], pl.Int64)})
-        figures = [pl.col(_FIGURES).sum(), pl.col("topics").max().cast(pl.Int64)]
+            return pl.DataFrame(schema={**texts, **dict.fromkeys(_FIGURES, pl.Int64)})
         return (
             pl.concat(self._parts, how="vertical_relaxed")
             .group_by(self._by)
-            .agg(figures)
+            .agg(pl.col(_FIGURES).sum())
             .select(columns)
             .sort(self._by)
         )

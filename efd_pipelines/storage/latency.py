@@ -1,13 +1,14 @@
 """Latency: how long records take from their event time into Kafka and into the archive, as percentiles.
 
 Into the archive: by the ledger's drains, whose records are taken to be spread evenly between the first and the last
-event time of a commit. Of weeks that are sealed the ledger no longer tells drains apart. Into Kafka: by the time stamps
-of archived records, some thousands of each of the largest topics; brokers with LogAppendTime stamp when they have a
-record, others show the producer's time, which says less.
+event time of a commit; a week that is sealed has kept quantiles of them (`archive/ages.py`). Into Kafka: by the time
+stamps of archived records, some thousands of each of the largest topics; brokers with LogAppendTime stamp when they
+have a record, others show the producer's time, which says less.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from efd_pipelines.archive.ledger_rows import RAW
+from efd_pipelines.archive.ages import Ages, ages_of
+from efd_pipelines.archive.ledger_rows import RAW, SEALED
 from efd_pipelines.archive.tables import open_table
 from efd_pipelines.storage.page import Section
 from efd_pipelines.storage.rates import MOST_WEEKS
@@ -29,22 +31,23 @@ if TYPE_CHECKING:
     from efd_pipelines.storage.throughput import StorageReport
 
 PERCENTILES = (50, 90, 99, 100)
+INTO_ARCHIVE = "event time → archive"
 _TOPICS = 10
-_POINTS = 21
 _ROWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds by percentile, and of how many records."""
+    """Seconds by percentile, and of how many records; of `unknown` sealed weeks of topics it was not kept."""
 
     name: str
     records: int
     seconds: tuple[float, ...]
+    unknown: int = 0
 
     def to_json(self) -> dict[str, Any]:
         percentiles = {f"p{p}_s": round(s, 3) for p, s in zip(PERCENTILES, self.seconds, strict=True)}
-        return {"name": self.name, "records": self.records, **percentiles}
+        return {"name": self.name, "records": self.records, **percentiles, "unknown_weeks": self.unknown}
 
 
 def latencies(archive: Archive, report: StorageReport) -> list[Latency]:
@@ -64,21 +67,23 @@ def _into_archive(archive: Archive, weeks: Sequence[Week]) -> Latency | None:
     import polars as pl
 
     keys = [week.key for week in weeks]
-    parts = []
-    for month in archive.ledger.by_month(["commit_kind", "rows", "time_min", "time_max", "at"]):
-        drains = month.filter(
-            (pl.col("table") == RAW) & (pl.col("commit_kind") == "drain") & pl.col("week").is_in(keys)
-        )
+    parts, unknown = [], 0
+    columns = ["commit_kind", "rows", "time_min", "time_max", "at", "sealed"]
+    # What a week has is committed in its own month or later.
+    for part in archive.ledger.in_parts(columns, since=min(keys)[:7]):
+        here = part.filter((pl.col("table") == RAW) & pl.col("week").is_in(keys) & (pl.col("rows") > 0))
+        drains = here.filter(pl.col("commit_kind") == "drain")
         at, first, last = (pl.col(name).cast(pl.Int64) for name in ("at", "time_min", "time_max"))
-        parts.append(drains.select("rows", (at - last).alias("least"), (at - first).alias("most")).drop_nulls())
-    drained = pl.concat(parts).filter(pl.col("rows") > 0) if parts else None
-    if drained is None or not drained.height:
+        told = drains.select("rows", (at - last).alias("least"), (at - first).alias("most")).drop_nulls()
+        parts.append(Ages(*(told[name].to_numpy().astype(float) for name in ("least", "most", "rows"))).scaled(1e-6))
+        kept = [json.loads(text).get("ages") for text in here.filter(pl.col("commit_kind") == SEALED)["sealed"]]
+        unknown += sum(one is None for one in kept)
+        parts += [ages_of(one) for one in kept if one]
+    ages = Ages.together(parts)
+    if not ages.count:
         return None
-    share = np.linspace(0.0, 1.0, _POINTS)
-    least, most, rows = (drained[name].to_numpy().astype(np.float64) for name in ("least", "most", "rows"))
-    ages = least[:, None] + (most - least)[:, None] * share
-    weights = np.repeat(rows / _POINTS, _POINTS)
-    return Latency("event time → archive", int(rows.sum()), _percentiles(ages.ravel() / 1e6, weights))
+    seconds = tuple(ages.quantiles([p / 100 for p in PERCENTILES]).tolist())
+    return Latency(INTO_ARCHIVE, ages.count, seconds, unknown)
 
 
 def _into_kafka(archive: Archive, topics: Sequence[Dataset], weeks: Sequence[Week]) -> Latency | None:
@@ -86,7 +91,8 @@ def _into_kafka(archive: Archive, topics: Sequence[Dataset], weeks: Sequence[Wee
     if not ages:
         return None
     together = np.concatenate(ages)
-    return Latency("event time → Kafka", len(together), _percentiles(together, np.ones(len(together))))
+    seconds = Ages(together, together, np.ones(len(together))).quantiles([p / 100 for p in PERCENTILES])
+    return Latency("event time → Kafka", len(together), tuple(seconds.tolist()))
 
 
 def _ages(archive: Archive, dataset: Dataset, weeks: Sequence[Week]) -> NDArray[np.float64]:
@@ -107,13 +113,6 @@ def _ages(archive: Archive, dataset: Dataset, weeks: Sequence[Week]) -> NDArray[
     return ages
 
 
-def _percentiles(values: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, ...]:
-    order = np.argsort(values)
-    reached = np.cumsum(weights[order])
-    places = [min(int(np.searchsorted(reached, reached[-1] * p / 100)), len(order) - 1) for p in PERCENTILES]
-    return tuple(float(values[order[place]]) for place in places)
-
-
 def duration(seconds: float) -> str:
     """A time that something takes, with three digits."""
     for length, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
@@ -129,5 +128,9 @@ def latency_section(found: Sequence[Latency]) -> Section | None:
     last = found[-1]
     title = f"Half of the records take at most {duration(last.seconds[0])}, 99 % at most {duration(last.seconds[2])}"
     rows = [[one.name, f"{one.records:,}", *(duration(s) for s in one.seconds)] for one in found]
+    unknown = sum(one.unknown for one in found)
+    words = (
+        [f"Of {unknown:,} weeks of topics it is not known: they were sealed by an older release."] if unknown else []
+    )
     columns = ["way", "records", *(f"{p} %" if p < 100 else "longest" for p in PERCENTILES)]
-    return Section("latency", f"{title} ({last.name})", "", (), columns, rows)
+    return Section("latency", f"{title} ({last.name})", "", words, columns, rows)

@@ -1,14 +1,16 @@
 """Ledgered: what the ledger says of each week's topics, in numbers that ten years of them have room for.
 
-The ledger is read a month of commits at a time (`Ledger.by_month`); what each month changed is added up by week, table
-and dataset. What belongs here: adding up the ledger. The table that comes of it: `weekly.py`.
+The ledger is read a file at a time (`Ledger.in_parts`); what each has is added up by week, table and dataset, and where
+topics need not be told apart, by component and kind. What belongs here: adding up the ledger. The table that comes of
+it: `weekly.py`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +32,7 @@ Group = Callable[[str], str]
 _COLUMNS = ("component", "kind", "commit_kind", "rows", "bytes", "files", "avro_bytes", "at", "sealed")
 _FIGURES = ("rows", "messages", "bytes", "files", "avro_bytes")
 _BY = ("week", "table", "dataset")
+_APART = (*_BY, "component", "kind")
 
 
 @dataclass(slots=True)
@@ -57,11 +60,12 @@ class _Names:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What the ledger's months say, by numbers.
+    """What the ledger's files say, by numbers.
 
     `groups` says of each group of datasets what it is: topic, component, kind. `outside` counts rows that belong to no
     week by place (quarantine, dead) and the week in which they arrived; `last_at_us` is when the newest commit of each
-    week was made.
+    week was made. Where weeks were named to tell topics apart in, `seen` are the topics of which something came before
+    the first of them, and `sent` the messages and Avro bytes of each topic over all weeks.
     """
 
     subsystem_of: Callable[[str], str]
@@ -70,34 +74,17 @@ class Collected:
     groups: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     outside: Counter[tuple[str, str]] = field(default_factory=Counter)
     last_at_us: dict[str, int] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    sent: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def weeks(self) -> list[str]:
         """The weeks that the ledger tells of, rising."""
         return self.names["week"].ranks()[0]
 
-    def newest(self) -> Week | None:
-        """The newest week of which the archive holds rows."""
-        import polars as pl
-
-        raw = self.names["table"].codes.get(RAW)
-        held = [part.filter(pl.col("table") == raw).group_by("week").agg(pl.col("rows").sum()) for part in self.parts]
-        if not held:
-            return None
-        whole = pl.concat(held).group_by("week").agg(pl.col("rows").sum()).filter(pl.col("rows") > 0)
-        codes = set(whole["week"].to_list())
-        return max((Week.parse(key) for key, code in self.names["week"].codes.items() if code in codes), default=None)
-
     def mean_bytes(self) -> dict[str, float]:
-        """Avro bytes of a mean record of each topic that is counted as itself, over all weeks."""
-        import polars as pl
-
-        if not self.parts:
-            return {}
-        sums = pl.concat(self.parts).group_by("dataset").agg(pl.col("messages", "avro_bytes").sum())
-        came = sums.filter((pl.col("messages") > 0) & (pl.col("avro_bytes") > 0))
-        texts = {code: self.groups[text][0] for text, code in self.names["dataset"].codes.items()}
-        return {texts[code]: size / messages for code, messages, size in came.iter_rows()}
+        """Avro bytes of a mean record of each topic that came, over all weeks."""
+        return {topic: size / messages for topic, (messages, size) in self.sent.items() if messages > 0 and size > 0}
 
     def rows(self, keys: Sequence[str]) -> pa.Table:
         """The rows of some weeks in the tidy form."""
@@ -110,34 +97,51 @@ def own_topic(dataset: str) -> str:
 
 
 def collected(
-    archive: Archive, first: Week | None = None, last: Week | None = None, group: Group = own_topic
+    archive: Archive,
+    first: Week | None = None,
+    last: Week | None = None,
+    group: Group = own_topic,
+    apart: Collection[str] | None = None,
 ) -> Collected:
-    """What the ledger says of the weeks from `first` to `last`, both included; `group` gives what a dataset counts as.
+    """What the ledger says of the weeks from `first` to `last`, both included.
+
+    Args:
+        group: gives what a dataset counts as.
+        apart: the weeks in which topics are told apart; all by default.
 
     Raises:
         StoreUnavailable: the ledger cannot be read.
     """
     import polars as pl
 
-    found = Collected(archive.settings.configuration.subsystem_of)
-    group_of: dict[str, str] = {}
-    for month in archive.ledger.by_month(_COLUMNS):
-        _count_outside(found, month)
-        part = _summed(month, first, last)
-        for week, last_at in part.group_by("week").agg(pl.col("last_at").max()).iter_rows():
+    found = Collected(cache(archive.settings.configuration.subsystem_of))
+    group_of: dict[tuple[str, str, str], str] = {}
+    for part in archive.ledger.in_parts(_COLUMNS):
+        _count_outside(found, part)
+        rows = _with_messages(part, first, last)
+        for week, last_at in rows.group_by("week").agg(pl.col("at").max().cast(pl.Int64)).iter_rows():
             found.last_at_us[week] = max(found.last_at_us.get(week, last_at), last_at)
-        for dataset, component, kind in part.select("dataset", "component", "kind").unique().iter_rows():
-            what = group(dataset), component, kind
-            group_of[dataset] = "\0".join(what)
-            found.groups[group_of[dataset]] = what
-        part = part.with_columns(pl.col("dataset").replace_strict(group_of, return_dtype=pl.String))
-        numbered = [found.names[name].of(part[name]) for name in _BY]
-        found.parts.append(part.with_columns(numbered).group_by(_BY).agg(pl.col(_FIGURES).sum()))
+        if apart is not None:
+            _note_topics(found, rows, min(apart, default=""))
+            told = pl.when(pl.col("week").is_in(list(apart))).then("dataset").otherwise(pl.lit(""))
+            rows = rows.with_columns(told.alias("dataset"))
+        sums = rows.group_by(_APART).agg(pl.col(_FIGURES).sum())
+        for what in sums.select("dataset", "component", "kind").unique().iter_rows():
+            if what not in group_of:
+                counted = (group(what[0]) if what[0] else "", *what[1:])
+                group_of[what] = "\0".join(counted)
+                found.groups[group_of[what]] = counted
+        texts = [group_of[what] for what in sums.select("dataset", "component", "kind").iter_rows()]
+        sums = sums.with_columns(pl.Series("dataset", texts, pl.String))
+        numbered = [found.names[name].of(sums[name]) for name in _BY]
+        found.parts.append(sums.with_columns(numbered).group_by(_BY).agg(pl.col(_FIGURES).sum()))
+    # One frame of many chunks: asking it takes one step, and nothing is copied.
+    found.parts[:] = [pl.concat(found.parts, rechunk=False)] if found.parts else []
     return found
 
 
-def _summed(rows: pl.DataFrame, first: Week | None, last: Week | None) -> pl.DataFrame:
-    """What one month's commits changed: by week, table and dataset.
+def _with_messages(rows: pl.DataFrame, first: Week | None, last: Week | None) -> pl.DataFrame:
+    """What a part's commits changed in some weeks.
 
     `messages` are the rows that Kafka delivered, kept or let go since; a sealed row says how many are of history.
     """
@@ -149,20 +153,39 @@ def _summed(rows: pl.DataFrame, first: Week | None, last: Week | None) -> pl.Dat
         wanted &= week >= first.key
     if last is not None:
         wanted &= week <= last.key
-    history = pl.col("sealed").str.json_path_match("$.history").cast(pl.Int64).fill_null(0)
-    messages = pl.when(kind.is_in(["fill", "expire"])).then(0).otherwise(pl.col("rows") - history)
-    last_at = pl.col("at").max().cast(pl.Int64).alias("last_at")
-    by = [*_BY, "component", "kind"]
-    return (
-        rows.filter(wanted).with_columns(messages.alias("messages")).group_by(by).agg(last_at, pl.col(_FIGURES).sum())
-    )
+    rows = rows.filter(wanted)
+    messages = pl.when(kind.is_in(["fill", "expire"])).then(0).otherwise(pl.col("rows") - _history(rows["sealed"]))
+    return rows.select(*_APART, *(one for one in _FIGURES if one != "messages"), "at", messages.alias("messages"))
 
 
-def _count_outside(found: Collected, month: pl.DataFrame) -> None:
+def _history(sealed: pl.Series) -> pl.Series:
+    """Rows of history in each sealed row: most have none, and are not parsed for that."""
+    import polars as pl
+
+    some = sealed.is_not_null() & ~sealed.str.contains('"history":0,', literal=True)
+    if not some.any():
+        return pl.zeros(len(sealed), pl.Int64, eager=True)
+    texts = sealed.zip_with(some, pl.Series([None], dtype=pl.String))
+    return texts.str.json_path_match("$.history").cast(pl.Int64).fill_null(0)
+
+
+def _note_topics(found: Collected, rows: pl.DataFrame, first: str) -> None:
+    """What is to be known of topics over all weeks: which came before a week, and how much of each."""
+    import polars as pl
+
+    came = rows.filter(pl.col("table") == RAW)
+    earlier = came.filter((pl.col("week") < first) & ((pl.col("messages") != 0) | (pl.col("avro_bytes") != 0)))
+    found.seen.update(earlier["dataset"].unique().to_list())
+    for topic, messages, size in came.group_by("dataset").agg(pl.col("messages", "avro_bytes").sum()).iter_rows():
+        known = found.sent.get(topic, (0, 0))
+        found.sent[topic] = known[0] + messages, known[1] + size
+
+
+def _count_outside(found: Collected, part: pl.DataFrame) -> None:
     import polars as pl
 
     monday = pl.col("at").dt.truncate("1w").dt.strftime("%Y-%m-%d")
-    outside = month.filter((pl.col("table") == RAW) & pl.col("week").is_in([QUARANTINE, DEAD]))
+    outside = part.filter((pl.col("table") == RAW) & pl.col("week").is_in([QUARANTINE, DEAD]))
     for place, arrived, rows in outside.group_by("week", monday.alias("on")).agg(pl.col("rows").sum()).iter_rows():
         found.outside[place, arrived] += rows
 

@@ -175,14 +175,14 @@ def measure(
 ) -> StorageReport:
     """The report of a period, without keeping it; arguments and errors as for `storage_report`."""
     missing = list(_catch_up(archive))
-    found = collected(archive)
-    weeks, notes = _period(week, start, end, found.newest)
+    weeks, notes = _period(week, start, end, lambda: _newest(archive))
     before = period_before(weeks)
+    found = collected(archive, apart={one.key for one in (*before, *weeks)})
     asked = ask_stores(archive, weeks[-1], found.mean_bytes()) if _is_current(weeks[-1]) else Asked()
     kept, own = _with_kept(archive, asked.table(), weeks)
     outside = _outside(found, weeks)
     last_at = max((found.last_at_us[week.key] for week in weeks if week.key in found.last_at_us), default=None)
-    gathered = gather(parts_of(found, kept), [week.key for week in weeks], [week.key for week in before])
+    gathered = gather(parts_of(found, kept), [week.key for week in weeks], [week.key for week in before], found.seen)
     del found  # ten years of it are a hundred megabytes
     newest = "" if last_at is None else f"{from_microseconds(last_at):%Y-%m-%d %H:%M:%S}"
     missing += asked.missing
@@ -276,6 +276,11 @@ def _widened(start: Week | datetime, end: Week | datetime | None, first: Week, l
     if whole_start and whole_end:
         return ()
     return (f"Widened to whole weeks: sizes are known by week ({first} to {last.next()}, excluded).",)
+
+
+def _newest(archive: Archive) -> Week | None:
+    key = archive.ledger.newest_week()
+    return None if key is None else Week.parse(key)
 
 
 def _is_current(week: Week) -> bool:
