@@ -1,13 +1,14 @@
 """Computing: the values of planned columns for windows, each topic read once over the windows that lie together.
 
 All windows of a stretch are computed at once where moments suffice, the others window by window. Columns of several
-topics are put together when all of their topics have been read. What is planned: `plans.py`.
+topics are put together when all of their topics have been read. What is planned: `plans.py`; who does it: `sharing.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from efd_pipelines.exposures.plans import Plan, PlannedColumn, Reading, reach_of
 from efd_pipelines.exposures.samples import Series, series_of
 from efd_pipelines.exposures.stretches import Stretches
 from efd_pipelines.exposures.windows import Windows, bounds, spans
+
+if TYPE_CHECKING:
+    from efd_pipelines.archive.tables import TableSnapshot
 
 VALUES_AT_ONCE = 24_000_000
 """Samples × fields held at once: some 100 MiB of float32, and their copies."""
@@ -54,15 +58,15 @@ class Values:
     vectors: Mapping[str, Vector] = field(default_factory=dict)
 
     @classmethod
-    def nothing(cls, plan: Plan, windows: Windows) -> Values:
+    def nothing(cls, columns: Sequence[PlannedColumn], windows: Windows) -> Values:
         """No value yet of any column."""
-        shape = (len(windows), len(plan.columns))
+        shape = (len(windows), len(columns))
         vectors = {
             column.name: Vector(column.fields, np.full((len(windows), len(column.fields)), np.nan))
-            for column in plan.columns
+            for column in columns
             if column.fields
         }
-        names = tuple(column.name for column in plan.columns)
+        names = tuple(column.name for column in columns)
         return cls(windows, names, np.full(shape, np.nan), np.zeros(shape, dtype=np.int64), vectors)
 
     def known(self) -> NDArray[np.bool_]:
@@ -74,43 +78,74 @@ class Values:
         return known
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Windows that are sorted by their beginning, and all that computing their values takes, here or elsewhere.
+
+    `stretches` has the files of each of the `readings`. Nothing is written: it can be done again.
+    """
+
+    columns: tuple[PlannedColumn, ...]
+    readings: tuple[Reading, ...]
+    stretches: tuple[Stretches, ...] = field(repr=False)
+    windows: Windows = field(repr=False)
+
+    @classmethod
+    def of(cls, plan: Plan, windows: Windows) -> Work:
+        stretches = [_whole(plan.snapshots[reading.dataset], reading, windows) for reading in plan.readings]
+        return cls(plan.columns, plan.readings, tuple(stretches), windows)
+
+    def compute(self, progress: Progress | None = None) -> Values:
+        """The values of the windows.
+
+        Raises:
+            StoreUnavailable: the archive does not answer.
+        """
+        windows, result = self.windows, Values.nothing(self.columns, self.windows)
+        combined: dict[tuple[int, int], list[Part]] = {}
+        for n, (reading, stretch) in enumerate(zip(self.readings, self.stretches, strict=True)):
+            if progress is not None:
+                progress(f"Joining {reading.dataset}", n, len(self.readings))
+            for members in _members(reading, stretch, windows):
+                some = windows.take(members)
+                table = stretch.read(some.begin_us - reading.before_us, some.end_us + reading.after_us)
+                for selection, columns in reading.selections.items():
+                    series = series_of(table, selection, reading.declared_s)
+                    _fill(self.columns, selection, columns, series, some, members, result, combined)
+        for (n, member), parts in combined.items():
+            _put_together(self.columns[n], n, member, parts, result)
+        return result
+
+
 def compute(plan: Plan, windows: Windows, progress: Progress | None = None) -> Values:
     """The values of windows that are sorted by their beginning.
 
     Raises:
         StoreUnavailable: the archive does not answer.
     """
-    result = Values.nothing(plan, windows)
-    combined: dict[tuple[int, int], list[Part]] = {}
-    for n, reading in enumerate(plan.readings):
-        if progress is not None:
-            progress(f"Joining {reading.dataset}", n, len(plan.readings))
-        for stretch, members in _stretches(reading, windows):
-            some = windows.take(members)
-            table = stretch.read(some.begin_us - reading.before_us, some.end_us + reading.after_us)
-            for selection, columns in reading.selections.items():
-                series = series_of(table, selection, reading.declared_s)
-                _fill(plan, selection, columns, series, some, members, result, combined)
-    for (n, member), parts in combined.items():
-        _put_together(plan.columns[n], n, member, parts, result)
-    return result
+    return Work.of(plan, windows).compute(progress)
 
 
-def samples_of(reading: Reading, selection: Selection, windows: Windows) -> list[Samples]:
+def samples_of(snapshot: TableSnapshot, reading: Reading, selection: Selection, windows: Windows) -> list[Samples]:
     """The samples of each window, of one selection: for showing where a value comes from."""
     before_us, after_us = reach_of(selection)
     begin_us, end_us = windows.begin_us - before_us, windows.end_us + after_us
-    stretch = Stretches.of(reading.snapshot, reading.columns, int(begin_us.min()), int(end_us.max()))
+    stretch = Stretches.of(snapshot, reading.columns, int(begin_us.min()), int(end_us.max()))
     series = series_of(stretch.read(begin_us, end_us), selection, reading.declared_s)
     first, end = bounds(series.time_us, windows.begin_us + selection.start_offset_us, windows.end_us)
     return [_window_samples(series, windows, n, first, end) for n in range(len(windows))]
 
 
-def _stretches(reading: Reading, windows: Windows) -> list[tuple[Stretches, Indices]]:
+def _whole(snapshot: TableSnapshot, reading: Reading, windows: Windows) -> Stretches:
     begin_us, end_us = windows.begin_us - reading.before_us, windows.end_us + reading.after_us
-    whole = Stretches.of(reading.snapshot, reading.columns, int(begin_us.min()), int(end_us.max()))
+    return Stretches.of(snapshot, reading.columns, int(begin_us.min()), int(end_us.max()))
+
+
+def _members(reading: Reading, whole: Stretches, windows: Windows) -> list[Indices]:
+    """The windows that are read together."""
+    begin_us, end_us = windows.begin_us - reading.before_us, windows.end_us + reading.after_us
     longest_us = int(VALUES_AT_ONCE / whole.values_per_us) if whole.values_per_us > 0 else int(end_us.max())
-    return [(whole, span.members) for span in spans(begin_us, end_us, max(1, longest_us), GAP_US)]
+    return [span.members for span in spans(begin_us, end_us, max(1, longest_us), GAP_US)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +157,7 @@ class Part:
 
 
 def _fill(
-    plan: Plan,
+    planned: Sequence[PlannedColumn],
     selection: Selection,
     columns: tuple[int, ...],
     series: Series,
@@ -134,15 +169,15 @@ def _fill(
     first, end = bounds(series.time_us, windows.begin_us + selection.start_offset_us, windows.end_us)
     if not (end > first).any():
         return
-    alone = [n for n in columns if not plan.columns[n].is_combined]
+    alone = [n for n in columns if not planned[n].is_combined]
     if alone:
-        for interval_us in dict.fromkeys(plan.columns[n].interval_us for n in alone):
+        for interval_us in dict.fromkeys(planned[n].interval_us for n in alone):
             group = _Group.of(series, first, end, interval_us)
-            some = [n for n in alone if plan.columns[n].interval_us == interval_us]
+            some = [n for n in alone if planned[n].interval_us == interval_us]
             result.samples[np.ix_(members, np.array(some))] = group.counts[:, None]
-            _fill_columns(plan, some, group, members, result)
+            _fill_columns(planned, some, group, members, result)
     for n in columns:
-        if plan.columns[n].is_combined:
+        if planned[n].is_combined:
             names = _names(selection, len(series.block))
             for row in np.flatnonzero(end > first).tolist():
                 part = Part(names, _window_samples(series, windows, row, first, end))
@@ -183,10 +218,12 @@ class _Group:
         return cls(reduced, means.first, means.end, found, found.pooled(), means.counts)
 
 
-def _fill_columns(plan: Plan, columns: list[int], group: _Group, members: Indices, result: Values) -> None:
+def _fill_columns(
+    planned: Sequence[PlannedColumn], columns: list[int], group: _Group, members: Indices, result: Values
+) -> None:
     windows = result.windows.take(members)
     for n in columns:
-        column = plan.columns[n]
+        column = planned[n]
         found = _at_once(column, group)
         if found is not None:
             if column.fields:

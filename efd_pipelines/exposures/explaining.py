@@ -140,14 +140,15 @@ def explain(archive: Archive, settings: Settings, join: ExposureJoin, column: st
 def _parts(plan: Plan, windows: Any) -> tuple[list[Part], tuple[Source, ...]]:
     parts, sources = [], []
     for reading in plan.readings:
+        snapshot = plan.snapshots[reading.dataset]
         for selection in reading.selections:
-            (samples,) = samples_of(reading, selection, windows)
+            (samples,) = samples_of(snapshot, reading, selection, windows)
             names = selection.names
             if len(names) != samples.values.shape[1]:
                 names = tuple(f"{names[0]}{n}" for n in range(samples.values.shape[1]))
             columns = tuple(name for element in selection.elements for name in element.columns)
             parts.append(Part(names, samples))
-            sources.append(Source(reading.dataset.text, names, columns, reading.snapshot.version, len(samples.time_us)))
+            sources.append(Source(reading.dataset.text, names, columns, snapshot.version, len(samples.time_us)))
     return parts, tuple(sources)
 
 

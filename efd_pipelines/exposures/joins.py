@@ -1,8 +1,9 @@
 """Joins: the values of an instrument's exposures and visits, computed from the archive and written to ConsDB.
 
-One run reads the exposures and visits, asks what of them is stale (`staleness.py`), computes it (`plans.py`,
-`computing.py`), and writes values and provenance (`results.py`) while it computes the next. A visit that is an exposure
-is computed once. The week of an exposure does not matter to it: a window that crosses Monday 00:00 UTC reads both.
+One run reads the exposures and visits, asks what of them is stale (`staleness.py`), has it computed (`plans.py`,
+`computing.py`, `sharing.py`), and writes values and provenance (`results.py`) while the next is computed. A visit that
+is an exposure is computed once. The week of an exposure does not matter to it: a window that crosses Monday 00:00 UTC
+reads both.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.configuration import ExposureJoin
-from efd_pipelines.exposures.computing import Progress, Values, compute
+from efd_pipelines.exposures.computing import Progress, Values
 from efd_pipelines.exposures.configuration import Transformation, load_transformation
 from efd_pipelines.exposures.consdb import ConsDB, has_visits, read_exposures
 from efd_pipelines.exposures.plans import Plan, plan_join
 from efd_pipelines.exposures.results import Computation, Outcome, keys_of, read_provenance, register, write
+from efd_pipelines.exposures.sharing import compute_all
 from efd_pipelines.exposures.staleness import Changes, Need, archive_changes, stale, versions_after, waiting
 from efd_pipelines.exposures.subjects import EXPOSURE, SUBJECTS, VISIT, Subject
 from efd_pipelines.exposures.tables import ResultTables
@@ -32,8 +34,9 @@ from efd_pipelines.times import INVALID_TIME, Week
 from efd_pipelines.topics.names import Dataset
 
 WINDOWS_AT_ONCE = 250
-WINDOWS_AT_ONCE_COMBINED = 50
-"""With columns of several topics, whose samples are held until all of their topics have been read."""
+FEWER_AT_ONCE = 50
+"""With columns of several topics, whose samples are held until all of their topics have been read; and where workers of
+Dask share the work: what is no more, as live joins are, is computed here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,7 @@ def join_exposures(
         TransformationError: the configuration is wrong.
         DatabaseUnavailable, DataError: ConsDB does not answer, or refuses.
         StoreUnavailable: the archive does not answer.
+        DaskUnavailable: the cluster is gone; what was written stands, and another run computes the rest.
     """
     started = time.monotonic()
     transformation = load_transformation(exposure_config.config)
@@ -140,7 +144,7 @@ def join_exposures(
             register(tables, transformation.version)
             looked.append(_candidates(tables, exposures, plan, transformation, changes, reached, recompute, now))
         computation = Computation(transformation.version, run, nulls_overwrite)
-        weeks = _compute_and_write(plan, looked, computation, progress)
+        weeks = _compute_and_write(settings, plan, looked, computation, progress)
     first = looked[0]
     return JoinResult(
         instrument=exposure_config.instrument,
@@ -304,15 +308,20 @@ def _placed(
 
 
 def _compute_and_write(
-    plan: Plan, looked: Sequence[Candidates], computation: Computation, progress: Progress | None
+    settings: Settings,
+    plan: Plan,
+    looked: Sequence[Candidates],
+    computation: Computation,
+    progress: Progress | None,
 ) -> dict[str, WeekJoin]:
     """Writes one batch while the next is computed."""
     weeks: dict[str, WeekJoin] = {}
-    combined = any(column.is_combined for column in plan.columns)
+    few = bool(settings.dask_scheduler) or any(column.is_combined for column in plan.columns)
+    batches = list(_batches(looked, FEWER_AT_ONCE if few else WINDOWS_AT_ONCE))
+    wanted = [(plan.only(batch.columns), batch.windows) for batch in batches]
     writing: Future[None] | None = None
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="write") as writer:
-        for batch in _batches(looked, WINDOWS_AT_ONCE_COMBINED if combined else WINDOWS_AT_ONCE):
-            values = compute(plan.only(batch.columns), batch.windows, progress)
+        for batch, values in zip(batches, compute_all(settings, wanted, progress), strict=True):
             outcomes = [_outcome(plan, one, at, where, batch.columns) for one, at, where in batch.chosen if len(at)]
             if writing is not None:
                 writing.result()

@@ -48,13 +48,12 @@ class PlannedColumn:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One topic: its table at one version, and which planned columns each selection of samples answers.
+    """What is read of one topic, and which planned columns each selection of samples answers.
 
     `declared_s` is the time from one record to the next, by the configuration.
     """
 
     dataset: Dataset
-    snapshot: TableSnapshot
     selections: Mapping[Selection, tuple[int, ...]]
     declared_s: float
 
@@ -77,7 +76,7 @@ class Reading:
 class Plan:
     """What is to be read for which columns; `skipped` columns are not computed, `warnings` are of those that are.
 
-    `versions` has every archive table that was looked at, also where none of its fields could be used: what is
+    `snapshots` has every archive table that was looked at, also where none of its fields could be used: what is
     committed later is what makes exposures stale.
     """
 
@@ -85,7 +84,12 @@ class Plan:
     readings: tuple[Reading, ...]
     skipped: Mapping[str, str]
     warnings: Mapping[str, str]
-    versions: Mapping[str, int]
+    snapshots: Mapping[Dataset, TableSnapshot]
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The version of each table that was looked at."""
+        return {dataset.text: snapshot.version for dataset, snapshot in self.snapshots.items()}
 
     def only(self, names: Collection[str]) -> Plan:
         """The plan for some of its columns."""
@@ -135,15 +139,13 @@ def plan_join(archive: Archive, transformation: Transformation) -> Plan:
     readings = [
         Reading(
             dataset,
-            opened[0],
             {selection: tuple(of) for selection, of in selections.items()},
             1.0 / configuration.rate_hz(dataset),
         )
         for dataset, selections in selected.items()
-        if (opened := topics[dataset]) is not None
     ]
-    versions = {dataset.text: topic[0].version for dataset, topic in topics.items() if topic is not None}
-    return Plan(tuple(columns), tuple(readings), skipped, warnings, versions)
+    snapshots = {dataset: topic[0] for dataset, topic in topics.items() if topic is not None}
+    return Plan(tuple(columns), tuple(readings), skipped, warnings, snapshots)
 
 
 def _open(archive: Archive, dataset: Dataset) -> tuple[TableSnapshot, TopicColumns] | None:

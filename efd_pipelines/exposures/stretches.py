@@ -1,14 +1,15 @@
 """Stretches: the rows of one topic that windows need, read from the archive once, and nothing else of it.
 
 A stretch holds the windows that lie close to each other (`windows.spans`); of its files, only the columns asked for
-and the row groups that a window touches are read. Each record counts once, in the order of time.
+and the row groups that a window touches are read. Each record counts once, in the order of time. No table is held open:
+what is to be read can be sent to another process, and is there for a week after a merge has replaced it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +18,11 @@ from numpy.typing import NDArray
 
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.reading import IDENTITY, conform, count_once, good_files
-from efd_pipelines.archive.tables import TableSnapshot
 from efd_pipelines.times import microseconds
+
+if TYPE_CHECKING:
+    from efd_pipelines.archive.store import Store
+    from efd_pipelines.archive.tables import TableSnapshot
 
 Microseconds = NDArray[np.int64]
 
@@ -27,7 +31,8 @@ Microseconds = NDArray[np.int64]
 class Stretches:
     """What is read of one topic: its files between two times, and the columns, those that tell records apart too."""
 
-    snapshot: TableSnapshot
+    store: Store
+    relative: str
     files: tuple[DataFile, ...]
     schema: pa.Schema
 
@@ -37,7 +42,8 @@ class Stretches:
         there = {column.name: column for column in snapshot.schema}
         identity = [name for name in IDENTITY if name in there and name not in columns]
         schema = pa.schema([there[name] for name in ("time", *columns, *identity)])
-        return cls(snapshot, tuple(good_files(snapshot, None, begin_us, end_us + 1)), schema)
+        files = good_files(snapshot, None, begin_us, end_us + 1)
+        return cls(snapshot.store, snapshot.relative, tuple(files), schema)
 
     @property
     def values_per_us(self) -> float:
@@ -75,8 +81,7 @@ class Stretches:
         return table if bool((np.diff(time_us) >= 0).all()) else table.sort_by("time")
 
     def _parts(self, file: DataFile, wanted: tuple[Microseconds, Microseconds]) -> list[pa.Table]:
-        store = self.snapshot.store
-        relative = f"{self.snapshot.relative}/{file.path}"
+        store, relative = self.store, f"{self.relative}/{file.path}"
         with (
             store.errors(f"read {relative}"),
             pq.ParquetFile(store.path(relative), filesystem=store.arrow_fs, pre_buffer=store.is_remote) as parquet,

@@ -1,4 +1,4 @@
-"""Exports by the workers of a Dask cluster, one of which dies on the way."""
+"""Exports and joins by the workers of a Dask cluster, one of which dies on the way."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -19,8 +20,19 @@ from efd_pipelines.client import EfdArchive
 from efd_pipelines.cluster import DaskUnavailable
 from efd_pipelines.exports import export, pieces
 from efd_pipelines.exports.checking import check
+from efd_pipelines.exposures import joins
 from efd_pipelines_tests.observed import observe
 from efd_pipelines_tests.unit.exports.builders import TEMPERATURE, ArchiveBuilder, at, messages, seconds
+from efd_pipelines_tests.unit.exposures.builders import (
+    AZIMUTH,
+    Observatory,
+    a_column,
+    a_configuration,
+    an_exposure,
+    table_of,
+    times,
+)
+from efd_pipelines_tests.unit.exposures.builders import TEMPERATURE as DOME
 
 MONTH = [datetime(2026, 10, 1, 3, tzinfo=UTC) + timedelta(days=n) for n in range(31)]
 TOPICS = ("MTMount.azimuth", "ESS.temperature", "MTM1M3.hardpointActuatorData")
@@ -28,9 +40,9 @@ SECONDS = 1800.0 if os.environ.get("EFD_TEST_SCALE") else 10.0
 """Of each night of the month; all of it would be 10⁸ records."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def workers() -> Iterator[Any]:
-    """A scheduler and two workers, each a process of its own."""
+    """A scheduler and two workers, each a process of its own; one that dies is begun anew."""
     import distributed
 
     cluster_of: Any = distributed.LocalCluster
@@ -82,6 +94,56 @@ def test_a_month_of_the_observatory_is_whole_though_a_worker_dies(
             for one in (found, theirs)
         )
         pd.testing.assert_frame_equal(ours, expected[ours.columns], check_dtype=False, check_exact=True)
+
+
+def test_joins_of_a_night_are_those_of_one_process_though_a_worker_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: Any
+) -> None:
+    alone, shared = (_a_night(tmp_path, name) for name in ("alone", "shared"))
+    expected = alone.joins()
+    assert (expected.exposures, expected.nulls, len(expected.skipped)) == (30, 0, 0)
+    shared.settings = shared.settings.model_copy(update={"dask_scheduler": workers.scheduler_address})
+    monkeypatch.setattr(joins, "FEWER_AT_ONCE", 5)
+    victim = next(iter(workers.workers.values()))
+    told: list[tuple[str, int, int]] = []
+
+    def lose(*said: Any) -> None:
+        told.append(said)
+        if len(told) == 2:
+            os.kill(victim.pid, signal.SIGKILL)
+
+    found = shared.joins(progress=lose)
+    assert told == [("Joining on the Dask cluster", n, 6) for n in range(6)]
+    assert (found.exposures, found.values) == (expected.exposures, expected.values)
+    for table in ("exposure_efd", "exposure_efd_unpivoted", "exposure_efd_provenance"):
+        ours, theirs = (
+            [{name: row[name] for name in row if not name.endswith("_at")} for row in of.rows(table)]
+            for of in (shared, alone)
+        )
+        assert ours == theirs
+    assert len(shared.rows()) == 30
+
+
+def _a_night(directory: Path, name: str) -> Observatory:
+    """The same records and exposures wherever it is made; columns of every way of computing."""
+    columns = (
+        a_column(),
+        a_column("p90", "percentile", function_args={"percentile": 90}),
+        a_column("last", "most_recent_value", start_offset=-5),
+        a_column("both", "stddev") + f"  - name: {DOME}\n    fields:\n    - name: actualPosition\n",
+        a_column("each", "max", fields=["item"], store_unpivoted="True").replace("_efd]", "_efd_unpivoted]"),
+    )
+    where = directory / name
+    where.mkdir()
+    found = Observatory.at(where, config=a_configuration(where, columns))
+    start = MONTH[0]
+    rng = np.random.default_rng(8)
+    time_us = times(start, 1800, 1.0)
+    for topic in (AZIMUTH, DOME):
+        fields = {"actualPosition": rng.standard_normal(1800), "item": rng.standard_normal((1800, 3))}
+        found.archives(topic, table_of(time_us, fields))
+    found.exposes(*(an_exposure(start + timedelta(seconds=50 * n), 40.0, seq_num=n) for n in range(30)))
+    return found
 
 
 def test_a_cluster_without_workers_is_told_and_the_export_goes_on_later(

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 
-from efd_pipelines.exposures import joins
+from efd_pipelines.exposures import sharing
 from efd_pipelines.exposures.computing import compute
 from efd_pipelines.exposures.plans import Plan
 from efd_pipelines_tests.unit.exposures.builders import (
     AZIMUTH,
+    NIGHT,
     TEMPERATURE,
+    Build,
     Observatory,
     a_column,
     an_exposure,
     table_of,
     times,
-    utc,
 )
-
-Build = Callable[..., Observatory]
-NIGHT = utc("2026-11-17T02:00:00")
 
 
 def of_visits(text: str) -> str:
@@ -45,7 +42,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
         found.append(([column.name for column in plan.columns], len(windows)))
         return compute(plan, windows, progress)
 
-    monkeypatch.setattr(joins, "compute", noted)
+    monkeypatch.setattr(sharing, "compute", noted)
     return found
 
 
