@@ -2,16 +2,19 @@
 
 There is no renaming: a mark names the unfinished export, each topic has an object that no reader of Parquet takes
 (`UNFINISHED`), so that who reads what is half there is told so; the manifest is written when all is there, and then the
-marks go. Two processes at one prefix: the later one takes over, the earlier one is refused at its next file.
+marks go. Two processes at one prefix: the later one takes over, the earlier one is refused at its next file. A killed
+one leaves all of that, and perhaps uploads that nobody sees and somebody pays for: `expiry.py` has both removed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from efd_pipelines.archive.store import Store
@@ -32,6 +35,7 @@ MARKER = "unfinished.json"
 UNFINISHED = "this-export-is-unfinished.parquet"
 UPLOAD_BYTES = 5 * 1024 * 1024
 _PROGRESS = "_progress"
+_PART = re.compile(r"(.*/)?[^/]+/part-[^/]+\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +67,16 @@ class Bucket:
 
     def sizes(self) -> dict[str, int]:
         """Objects under the prefix, with their sizes."""
+        return {path: int(info["size"]) for path, info in self._listed().items()}
+
+    def _listed(self) -> dict[str, Any]:
         with self.store.errors("list the destination"):
             try:
                 found = self.store.fs.find(self.store.path(""), detail=True)
             except FileNotFoundError:
                 return {}
         start = len(self.store.path("")) + 1
-        return {path[start:]: int(info["size"]) for path, info in found.items() if len(path) > start}
+        return {path[start:]: info for path, info in found.items() if len(path) > start}
 
     @contextlib.contextmanager
     def stage(self, request: dict[str, Any]) -> Iterator[Stage]:
@@ -89,6 +96,34 @@ class Bucket:
         self.store.delete(MANIFEST)
         self.store.delete_all([*files_of(manifest), *manifest.get("texts", ["README.md"])])
         self.store.delete(MARKER)
+
+    def left_behind(self, before: datetime) -> dict[str, int]:
+        """What an export that was not gone on with since a time left here, with sizes, the mark last.
+
+        Of one that was killed when all was there already, only the marks: it is whole.
+        """
+        if not self.store.exists(MARKER):
+            return {}
+        found = self._listed()
+        marks = {path for path in found if path.startswith(f"{_PROGRESS}/") or path.endswith(f"/{UNFINISHED}")}
+        ours = {"README.md", *marks, *(path for path in found if path.count("/") == 1 and _PART.fullmatch(path))}
+        if any(found[path]["LastModified"] >= before for path in {MARKER, *ours} & found.keys()):
+            return {}
+        gone = [*sorted((marks if MANIFEST in found else ours) & found.keys()), MARKER]
+        return {path: int(found[path]["size"]) for path in gone}
+
+    def remove_left_behind(self, before: datetime) -> bool:
+        """Removes it, unless somebody goes on with it right now; whether it is gone."""
+        gone = list(self.left_behind(before))
+        # Whoever has it still in hand is refused at its next file; whoever comes back to it writes a mark of its own.
+        run = uuid.uuid4().hex
+        self.store.write_bytes(MARKER, encoded({**json.loads(self.store.read_bytes(MARKER)), "run": run}))
+        stage = BucketStage(self, run)
+        for path in gone:
+            if not stage.is_still_ours():
+                return False
+            self.store.delete(path)
+        return bool(gone)
 
     def _is_ours(self, request: dict[str, Any]) -> bool:
         return bool(json.loads(self.store.read_bytes(MARKER)).get("request") == request)
@@ -120,7 +155,7 @@ class BucketStage:
             file.close()
 
     def _check(self) -> None:
-        if not self._is_still_ours():
+        if not self.is_still_ours():
             raise StaleWriter(f"Another process is exporting to {self.bucket.store.root}")
 
     def note(self, record: str, data: bytes) -> None:
@@ -145,12 +180,41 @@ class BucketStage:
 
     def clean(self, keep: set[str]) -> None:
         """Removes objects, unless another process has taken over the prefix; the marker goes last."""
-        if self._is_still_ours():
+        if self.is_still_ours():
             gone = {*self.bucket.sizes()} - keep
             self.bucket.store.delete_all(sorted(gone - {MARKER}))
             if MARKER in gone:
                 self.bucket.store.delete(MARKER)
 
-    def _is_still_ours(self) -> bool:
+    def is_still_ours(self) -> bool:
+        """Whether no other process has taken over the prefix."""
         marker = self.bucket.store.try_read(MARKER)
         return marker is not None and json.loads(marker).get("run") == self.run
+
+
+def forgotten_uploads(store: Store, before: datetime) -> list[tuple[str, str]]:
+    """Files under a prefix that a process died over while it sent them, and their uploads' numbers.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    bucket, _, prefix = store.path("").partition("/")
+    prefix = f"{prefix.rstrip('/')}/"
+    found: list[tuple[str, str]] = []
+    more: dict[str, str] = {}
+    while True:
+        with store.errors("list unfinished uploads"):
+            answer = store.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **more)
+        for one in answer.get("Uploads", []):
+            if one["Initiated"] < before and _PART.fullmatch(one["Key"]):
+                found.append((one["Key"].removeprefix(prefix), one["UploadId"]))
+        if not answer.get("IsTruncated"):
+            return found
+        more = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+
+
+def forget_upload(store: Store, relative: str, upload: str) -> None:
+    """Drops what was sent of a file that was never finished."""
+    bucket, _, key = store.path(relative).partition("/")
+    with store.errors(f"drop the upload of {relative}"):
+        store.fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)

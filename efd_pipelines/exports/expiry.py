@@ -1,7 +1,8 @@
 """Expiry: exports that have been kept for as long as was asked for, and those that were never finished.
 
 Only what a manifest names is removed, and only where the manifest itself says until when the export is kept; what
-somebody put beside it stays. An export that was interrupted and not gone on with for a week is removed as well.
+somebody put beside it stays. An export that was interrupted and not gone on with for a week is removed as well, in a
+directory and on S3, and what was sent of files that S3 never got whole.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from efd_pipelines.archive.store import Store
+from efd_pipelines.exports.bucket import Bucket, forget_upload, forgotten_uploads
 from efd_pipelines.exports.destination import Destination, NotAnExport, destination_at, parsed
+from efd_pipelines.exports.directory import left_behind, remove_left_behind
 from efd_pipelines.times import parse_time
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 ABANDONED = timedelta(days=7)
 """An unfinished export is given up when it has not been gone on with for so long."""
+
+_UNFINISHED = "was never finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +56,15 @@ def exports_in(settings: Settings, place: str) -> list[Standing]:
     Raises:
         StoreUnavailable: the store did not answer.
     """
+    return [found for one in _places(settings, place) if (found := _standing(settings, one)) is not None]
+
+
+def _places(settings: Settings, place: str) -> list[str]:
+    """A directory or prefix, and those directly in it."""
     root = place.rstrip("/")
-    names = Store(root, settings).list("") if not root.startswith("s3://") or root.count("/") > 2 else []
-    children = (f"{root}/{name}" for name in names if not name.startswith(("_", ".")))
-    return [found for one in (root, *children) if (found := _standing(settings, one)) is not None]
+    is_bucket = root.startswith("s3://") and root.count("/") < 3
+    names = [] if is_bucket else Store(root, settings).list("")
+    return [root, *(f"{root}/{name}" for name in names if not name.startswith(("_", ".")))]
 
 
 def expire(
@@ -73,18 +83,30 @@ def expire(
                 found.append(Expired(one.place, f"kept until {one.expires_at.isoformat()}", one.bytes))
                 if not dry_run:
                     one.destination.remove(one.manifest)
-        found += _abandoned(settings, place, at, dry_run=dry_run)
+        found += _abandoned(settings, place, at - ABANDONED, dry_run=dry_run)
     return found
 
 
-def _abandoned(settings: Settings, place: str, at: datetime, *, dry_run: bool) -> Iterator[Expired]:
-    from efd_pipelines.exports.directory import left_behind, remove_left_behind
-
+def _abandoned(settings: Settings, place: str, before: datetime, *, dry_run: bool) -> Iterator[Expired]:
     if place.startswith("s3://"):
+        yield from _abandoned_in_bucket(settings, place.rstrip("/"), before, dry_run=dry_run)
         return
-    for directory in left_behind(place, at - ABANDONED):
+    for directory in left_behind(place, before):
         if dry_run or remove_left_behind(directory):
-            yield Expired(str(directory), "was never finished", 0)
+            yield Expired(str(directory), _UNFINISHED, 0)
+
+
+def _abandoned_in_bucket(settings: Settings, place: str, before: datetime, *, dry_run: bool) -> Iterator[Expired]:
+    for one in _places(settings, place):
+        bucket = Bucket(Store(one, settings))
+        found = bucket.left_behind(before)
+        if found and (dry_run or bucket.remove_left_behind(before)):
+            yield Expired(one, _UNFINISHED, sum(found.values()))
+    store = Store(place, settings)
+    for path, upload in forgotten_uploads(store, before):
+        if not dry_run:
+            forget_upload(store, path, upload)
+        yield Expired(store.uri(path), "was never sent whole", 0)
 
 
 def _standing(settings: Settings, place: str) -> Standing | None:

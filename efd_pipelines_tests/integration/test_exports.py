@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from efd_pipelines.archive.drain import drain
 from efd_pipelines.archive.slices import SliceUnit
 from efd_pipelines.archive.store import Store
 from efd_pipelines.exports import export
+from efd_pipelines.exports.bucket import MARKER, UNFINISHED, BucketStage
+from efd_pipelines.exports.checking import check
 from efd_pipelines.exports.destination import MANIFEST, NotAnExport
+from efd_pipelines.exports.expiry import expire, exports_in
 from efd_pipelines.exports.work import PieceWork
 from efd_pipelines.servers.s3 import S3Server
 from efd_pipelines.settings import Settings
@@ -157,6 +160,63 @@ def test_a_failed_export_leaves_nothing_on_s3(
     with pytest.raises(Exception, match="is not there"):
         export(s3_builder.archive, [TEMPERATURE, FORCES], at(0), at(600), out=out)
     assert objects_of(s3_builder, out) == set()
+
+
+def test_what_was_never_finished_on_s3_goes_after_a_week(s3_builder: ArchiveBuilder, bucket: str) -> None:
+    settings, later = s3_builder.archive.settings, datetime.now(UTC) + timedelta(days=8)
+    for topic in (TEMPERATURE, "lsst.sal.ESS.other"):
+        s3_builder.add(topic, messages(seconds(0, 60)))
+    place = f"{bucket}/exports"
+    export(s3_builder.archive, TEMPERATURE, at(0), at(600), out=f"{place}/whole")
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(s3_builder.archive, "lsst.sal.ESS.*", at(0), at(600), out=f"{place}/half", progress=interrupt)
+    left = objects_of(s3_builder, f"{place}/half")
+    assert {MARKER, f"{TEMPERATURE}/{UNFINISHED}"} < left
+    store = Store(place, settings)
+    store.write_bytes("half/thesis.tex", b"years of work")
+    name, _, prefix = store.path("half/lsst.sal.ESS.other/part-00000-000_x.parquet").partition("/")
+    store.fs.call_s3("create_multipart_upload", Bucket=name, Key=prefix)
+
+    assert expire(settings, [place]) == []
+    told = expire(settings, [place], later, dry_run=True)
+    assert objects_of(s3_builder, f"{place}/half") == {*left, "thesis.tex"}
+    gone = expire(settings, [place], later)
+    assert gone == told
+    assert [(one.place.rpartition("/")[2], one.why) for one in gone] == [
+        ("half", "was never finished"),
+        ("part-00000-000_x.parquet", "was never sent whole"),
+    ]
+    assert gone[0].bytes > 0
+    assert objects_of(s3_builder, f"{place}/half") == {"thesis.tex"}
+    assert expire(settings, [place], later) == []
+    (whole,) = exports_in(settings, place)
+    assert (whole.rows, check(settings, whole.place, deep=True).ok) == (60, True)
+
+
+def test_an_export_killed_when_all_was_there_is_whole_after_a_week(
+    s3_builder: ArchiveBuilder, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_builder.add(TEMPERATURE, messages(seconds(0, 60)))
+    settings, out = s3_builder.archive.settings, f"{bucket}/exports/one"
+
+    def killed(self: BucketStage, keep: set[str]) -> None:
+        if MANIFEST in keep:
+            raise KeyboardInterrupt
+
+    clean = BucketStage.clean
+    monkeypatch.setattr(BucketStage, "clean", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export(s3_builder.archive, TEMPERATURE, at(0), at(600), out=out)
+    monkeypatch.setattr(BucketStage, "clean", clean)
+    assert exports_in(settings, out) == []
+    expire(settings, [out], datetime.now(UTC) + timedelta(days=8))
+    (whole,) = exports_in(settings, out)
+    assert (whole.rows, check(settings, out, deep=True).ok) == (60, True)
+    assert objects_of(s3_builder, out) == {MANIFEST, "README.md", *files_in_manifest(s3_builder, out)}
 
 
 @pytest.mark.timeout(300)
