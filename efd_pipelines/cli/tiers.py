@@ -19,7 +19,7 @@ def run(
     week: WeekKey = None,
     tier: Annotated[str | None, typer.Option("--tier", metavar="1s", help="Only this tier: 1s, 1m or 1h.")] = None,
     processes: Annotated[
-        int, typer.Option("--processes", min=1, help="How many share the work, without Dask; each takes 0.4 GiB.")
+        int, typer.Option("--processes", min=1, help="How many share the work, without Dask; each takes 0.35 GiB.")
     ] = 1,
     as_json: AsJson = False,
 ) -> None:

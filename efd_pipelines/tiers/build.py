@@ -26,6 +26,7 @@ from efd_pipelines.archive.slices import Slice
 from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
 from efd_pipelines.archive.widening import widen_table
 from efd_pipelines.errors import ArchiveError, DataError, StaleWriter
+from efd_pipelines.memory import give_back
 from efd_pipelines.tiers.columns import decide_arrays
 from efd_pipelines.tiers.sharing import Sharing, sharing
 from efd_pipelines.tiers.stale import EXAMINED, StaleDataset, computed_from, find_stale, from_id
@@ -106,6 +107,7 @@ def build_tier(
     if not stale:
         result.seconds = time.monotonic() - started
         return result
+    give_back()
     with sharing(archive.settings, processes) as workers:
         builder = _Builder(archive, tier, run, result, progress, sum(len(one.slices) for one in stale), workers)
         for _, group in groupby(stale, key=lambda one: one.dataset.component):
@@ -169,7 +171,7 @@ class _Builder:
 
     def _build(self, stale: StaleDataset, ledger: list[LedgerRow]) -> None:
         """Some slices at a time; adds the commits' ledger rows."""
-        job = _Job.of(self._archive, self._tier, stale, self._run)
+        job = _Job.of(self._archive, self._tier, stale, self._run, self._sharing.at_once)
         passes = list(job.work.passes(stale.slices, len(job.schema)))
         self._report(f"{stale.dataset} {stale.slices[0]}")
         for slices, computed in self._sharing.compute(job.work, passes, job.still_stale):
@@ -212,7 +214,7 @@ class _Job:
     run: str
 
     @classmethod
-    def of(cls, archive: Archive, tier: Tier, stale: StaleDataset, run: str) -> _Job:
+    def of(cls, archive: Archive, tier: Tier, stale: StaleDataset, run: str, at_once: int = 1) -> _Job:
         schema = stale.raw.schema
         relative = archive.relative(stale.dataset, tier.name)
         table = open_table(archive.store, relative)
@@ -228,6 +230,7 @@ class _Job:
             files=good_files(stale.raw, {part.week.key for part in stale.slices}),
             held=_held(table, stale.slices),
             changed=stale.changed,
+            at_once=at_once,
         )
         return cls(archive, tier, stale.dataset, stale.raw, work, work.form().schema, run)
 

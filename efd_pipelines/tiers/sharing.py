@@ -27,7 +27,12 @@ IsStale: TypeAlias = Callable[[Sequence[Slice]], bool]
 
 
 class Sharing(Protocol):
-    """Somebody who computes passes of some work; those that are no longer stale come back with no files."""
+    """Somebody who computes passes of some work; those that are no longer stale come back with no files.
+
+    `at_once` is how many of them are computed at a time on one machine.
+    """
+
+    at_once: int
 
     def compute(self, work: Work, passes: Passes, is_stale: IsStale) -> Iterator[tuple[Sequence[Slice], Computed]]: ...
 
@@ -55,6 +60,8 @@ def _nothing() -> Computed:
 
 
 class _Alone:
+    at_once = 1
+
     def compute(self, work: Work, passes: Passes, is_stale: IsStale) -> Iterator[tuple[Sequence[Slice], Computed]]:
         for slices in passes:
             yield slices, work.compute(slices) if is_stale(slices) else _nothing()
@@ -65,6 +72,8 @@ class _Processes:
 
     def __init__(self, pool: ProcessPoolExecutor, processes: int) -> None:
         self._pool = pool
+        self.at_once = processes
+        # One waits while each computes: what is done holds names of files, no rows.
         self._ahead = processes + 1
 
     def compute(self, work: Work, passes: Passes, is_stale: IsStale) -> Iterator[tuple[Sequence[Slice], Computed]]:
@@ -96,7 +105,9 @@ class _Processes:
 
 
 class _Dask:
-    """Workers of a cluster; each needs this package and the way to the store."""
+    """Workers of a cluster; each needs this package and the way to the store, and has memory of its own."""
+
+    at_once = 1
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster

@@ -28,17 +28,25 @@ TILE_BYTES = 96 * 1024 * 1024
 Results: TypeAlias = "dict[str, pa.Array[Any]]"
 
 
-def summarise(rows: Rows, window_us: int, arrays: Arrays = "flat", form: TierForm | None = None) -> pa.Table:
+def summarise(
+    rows: Rows,
+    window_us: int,
+    arrays: Arrays = "flat",
+    form: TierForm | None = None,
+    *,
+    tile_bytes: int = TILE_BYTES,
+) -> pa.Table:
     """The tier's table over `rows`, sorted by (salIndex, time); columns of `columns.tier_schema`.
 
-    `form`, where the caller has it, must be that of the rows' schema.
+    `form`, where the caller has it, must be that of the rows' schema. `tile_bytes` of values are read at a time.
     """
     form = form or TierForm.of(rows.schema, arrays)
     fields = form.fields
     windows = find_windows(_keys(rows), window_us)
     source = _Source(rows, windows)
     results: Results = {}
-    for tile in _tiles([one for one in fields if len(one.statistics) > 1 and not _ragged(one)], rows.count):
+    plain = [one for one in fields if len(one.statistics) > 1 and not _ragged(one)]
+    for tile in _tiles(plain, rows.count, tile_bytes):
         results |= source.summarise_numbers(tile)
     for one in fields:
         if len(one.statistics) > 1 and _ragged(one):
@@ -67,13 +75,13 @@ def _computed(kind: pa.DataType) -> np.dtype[Any]:
     return np.dtype(np.int64) if pa.types.is_integer(kind) else np.dtype(kind.to_pandas_dtype())
 
 
-def _tiles(fields: Iterable[SummaryField], rows: int) -> Iterator[list[SummaryField]]:
-    """Fields of one type in groups whose values fit into `TILE_BYTES`."""
+def _tiles(fields: Iterable[SummaryField], rows: int, tile_bytes: int) -> Iterator[list[SummaryField]]:
+    """Fields of one type in groups whose values fit into `tile_bytes`."""
     by_type: dict[np.dtype[Any], list[SummaryField]] = {}
     for one in fields:
         by_type.setdefault(_computed(one.type), []).append(one)
     for kind, members in by_type.items():
-        room = max(1, TILE_BYTES // max(1, rows * kind.itemsize))
+        room = max(1, tile_bytes // max(1, rows * kind.itemsize))
         tile: list[SummaryField] = []
         width = 0
         for one in members:

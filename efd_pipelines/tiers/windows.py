@@ -124,7 +124,7 @@ def _integers(column: Any) -> NDArray[np.int64]:
 def _counted(keys: pa.Table, window: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a row is the first of its record in its window; one that does not say which record it is always is."""
     named = [name for name in IDENTITY if name in keys.column_names]
-    if len(named) < len(IDENTITY) - 1 or len(window) < 2:
+    if len(named) < len(IDENTITY) - 1 or len(window) < 2 or _numbers_rise(keys):
         return np.ones(len(window), bool)
     import polars as pl
 
@@ -132,3 +132,15 @@ def _counted(keys: pa.Table, window: NDArray[np.int64]) -> NDArray[np.bool_]:
     known = pl.all_horizontal(pl.col(name).is_not_null() for name in named if name != "salIndex")
     first = pl.struct("window", *named).is_first_distinct()
     return frame.select((first | ~known).alias("counted"))["counted"].to_numpy()
+
+
+def _numbers_rise(keys: pa.Table) -> bool:
+    """Whether each device's sequence numbers rise from row to row, as they mostly do: then no record is there twice."""
+    if "private_seqNum" not in keys.column_names or keys["private_seqNum"].null_count:
+        return False
+    number = _integers(keys["private_seqNum"])
+    rises = number[1:] > number[:-1]
+    if "salIndex" in keys.column_names:
+        index = _integers(keys["salIndex"])
+        rises = (rises & (index[1:] == index[:-1])) | (index[1:] > index[:-1])
+    return bool(rises.all())

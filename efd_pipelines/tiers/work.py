@@ -21,7 +21,7 @@ from efd_pipelines.archive.slices import Slice
 from efd_pipelines.archive.store import Store
 from efd_pipelines.tiers.columns import TierForm
 from efd_pipelines.tiers.rows import ArchivedRows
-from efd_pipelines.tiers.summary import summarise
+from efd_pipelines.tiers.summary import TILE_BYTES, summarise
 from efd_pipelines.topics.layout import Arrays
 
 _PASS_ROWS = 400_000
@@ -43,7 +43,7 @@ class Work:
     """How slices of one dataset's tier are computed.
 
     `files` are those of the archive, `held` the tier's as it is now, by slice; `changed` between which times, both
-    included, a slice has changed since.
+    included, a slice has changed since. `at_once` is how many share this machine's memory: each takes less at a time.
     """
 
     store: Store
@@ -56,6 +56,7 @@ class Work:
     files: Sequence[DataFile]
     held: Mapping[Slice, DataFile] = field(default_factory=dict)
     changed: Mapping[Slice, tuple[int, int]] = field(default_factory=dict)
+    at_once: int = 1
 
     def form(self) -> TierForm:
         return TierForm.of(self.schema, self.arrays, quartiles=self.quartiles)
@@ -74,6 +75,7 @@ class Work:
             files=[file for file in self.files if rows_within(file, start, end)],
             held={part: file for part, file in self.held.items() if part in slices},
             changed={part: times for part, times in self.changed.items() if part in slices},
+            at_once=self.at_once,
         )
 
     def passes(self, slices: Sequence[Slice], columns: int) -> Iterator[list[Slice]]:
@@ -93,7 +95,11 @@ class Work:
         rows = self._rows_about(start, end)
         windows = min(rows, (end - start) / self.window_us)
         is_one_week = slices[0].week == slices[-1].week
-        return is_one_week and rows <= _PASS_ROWS and windows * columns <= _PASS_CELLS
+        return is_one_week and rows <= self._pass_rows and windows * columns <= _PASS_CELLS // self.at_once
+
+    @property
+    def _pass_rows(self) -> int:
+        return _PASS_ROWS // self.at_once
 
     def _rows_about(self, start_us: int, end_us: int) -> float:
         return sum(rows_within(file, start_us, end_us) for file in self.files)
@@ -136,7 +142,8 @@ class Work:
         parts, counted = [form.schema.empty_table()], 0
         for begin, stop in self._pieces(start_us, end_us):
             with self._rows(begin, stop) as rows:
-                parts.append(summarise(rows, self.window_us, self.arrays, form))
+                tile_bytes = TILE_BYTES // self.at_once
+                parts.append(summarise(rows, self.window_us, self.arrays, form, tile_bytes=tile_bytes))
                 counted += rows.count
         return sort_rows(pa.concat_tables(parts)), counted
 
@@ -163,10 +170,10 @@ class Work:
     def _most_rows(self, start_us: int, end_us: int) -> float:
         lists = [column.name for column in self.schema if pa.types.is_list(column.type)]
         if not lists:
-            return _PASS_ROWS
+            return self._pass_rows
         with self._rows(start_us, end_us) as rows:
             decoded, count = rows.decoded_bytes(lists), rows.count
-        return min(_PASS_ROWS, max(1, count * _LIST_BYTES // max(1, decoded)))
+        return min(self._pass_rows, max(1, count * _LIST_BYTES // self.at_once // max(1, decoded)))
 
     def _rows(self, start_us: int, end_us: int) -> ArchivedRows:
         files = [file for file in self.files if rows_within(file, start_us, end_us)]
@@ -174,7 +181,7 @@ class Work:
 
     def _write(self, part: Slice, table: pa.Table, form: TierForm) -> DataFile | None:
         """The file of one slice, invisible until committed; None where the slice has no windows."""
-        rows = table.filter(_within(table, part.start_us, part.end_us))
+        rows = _of_slice(table, part)
         if not rows.num_rows:
             return None
         unused = _unused(rows, form)
@@ -194,6 +201,12 @@ def rows_within(file: DataFile, start_us: int, end_us: int) -> float:
 def _within(table: pa.Table, start_us: int, end_us: int) -> pa.Array:
     time = table["time"].cast(pa.int64())
     return pc.and_(pc.greater_equal(time, start_us), pc.less(time, end_us))
+
+
+def _of_slice(table: pa.Table, part: Slice) -> pa.Table:
+    """The rows of a slice; where those are all, without a copy of thousands of columns."""
+    inside = _within(table, part.start_us, part.end_us)
+    return table if pc.all(inside).as_py() else table.filter(inside)
 
 
 def _outside(table: pa.Table, start_us: int, end_us: int) -> pa.Table:

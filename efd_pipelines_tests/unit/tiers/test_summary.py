@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efd_pipelines.tiers import summary
 from efd_pipelines.tiers.columns import TierForm
 from efd_pipelines.tiers.rows import TableRows
 from efd_pipelines.tiers.summary import summarise
@@ -101,13 +100,13 @@ def test_the_order_in_which_rows_came_does_not_matter() -> None:
     assert summary_of(table.take(random.permutation(count))).equals(summary_of(table))
 
 
-def test_the_size_of_tiles_and_pieces_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_tiles_and_pieces_does_not_matter() -> None:
     random = np.random.default_rng(2)
     columns = {f"x{n}": random.normal(size=3000) for n in range(7)}
     table = rows(MONDAY_US + np.arange(3000) * 20_000, columns)
     whole = summary_of(table)
-    monkeypatch.setattr(summary, "TILE_BYTES", 1)
-    halves = pa.concat_tables([summary_of(table.slice(0, 1500)), summary_of(table.slice(1500))])
+    parts = [TableRows(table.slice(0, 1500)), TableRows(table.slice(1500))]
+    halves = pa.concat_tables([summarise(part, SECOND_US, tile_bytes=1) for part in parts])
     assert halves.equals(whole)
 
 
