@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,32 @@ def cache_directory() -> Path | None:
             return directory
     except (OSError, RuntimeError):
         return None
+
+
+def jit_of(*files: str) -> Callable[[Callable[..., Any]], Any]:
+    """What compiles functions that leave the interpreter to others, and divide as numpy does; their text is in `files`.
+
+    numba keeps code until the file of its function changes, whatever other files went into it: so what is kept stands
+    under the text of them all.
+    """
+    import numba
+    import xxhash
+
+    directory = cache_directory()
+    if directory is not None and not numba.config.CACHE_DIR:  # type: ignore[attr-defined]
+        numba.config.CACHE_DIR = str(directory)  # type: ignore[attr-defined]
+    kept_in = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+    texts = b"".join(Path(file).read_bytes() for file in files)
+    name = f"{Path(files[0]).stem}-{xxhash.xxh3_64_hexdigest(texts)}"
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        numba.config.CACHE_DIR = kept_in and str(Path(kept_in) / name)  # type: ignore[attr-defined]
+        try:
+            return numba.njit(nogil=True, cache=bool(kept_in), error_model="numpy")(function)
+        finally:
+            numba.config.CACHE_DIR = kept_in  # type: ignore[attr-defined]
+
+    return compiled
 
 
 def make_ready(entries: Mapping[Any, Any]) -> None:

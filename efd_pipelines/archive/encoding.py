@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from operator import itemgetter
 from threading import Lock
 from typing import Any
@@ -141,7 +142,8 @@ class _Plan:
 
 def schemas_in(frames: FrameBatch) -> set[int]:
     """The registry ids that the frames name."""
-    found = map(split, set(_heads(frames)))
+    only = _only_head(frames)
+    found = map(split, set(_heads(frames)) if only is None else [only])
     return {parted[0] for parted in found if not isinstance(parted, str)}
 
 
@@ -209,12 +211,12 @@ def _decoded(frames: FrameBatch, origin: Origin, schema_of: SchemaOf, plan: _Pla
 
 def _by_schema(frames: FrameBatch, found: _Decoded) -> dict[int, NDArray[np.int64]]:
     """Numbers of the frames of each registry id; what is no frame is dead."""
+    only = _only_head(frames)
+    everyones = "" if only is None else split(only)
+    if not isinstance(everyones, str):
+        return {everyones[0]: np.arange(len(frames), dtype=np.int64)}
     heads = _heads(frames)
     parted = {head: split(head) for head in set(heads)}
-    if len(parted) == 1:
-        only = next(iter(parted.values()))
-        if not isinstance(only, str):
-            return {only[0]: np.arange(len(frames), dtype=np.int64)}
     numbers: dict[int, list[int]] = {}
     for n, head in enumerate(heads):
         what = parted[head]
@@ -223,6 +225,18 @@ def _by_schema(frames: FrameBatch, found: _Decoded) -> dict[int, NDArray[np.int6
         else:
             numbers.setdefault(what[0], []).append(n)
     return {schema_id: np.array(of, np.int64) for schema_id, of in numbers.items()}
+
+
+def _only_head(frames: FrameBatch) -> bytes | None:
+    """What all frames begin with, as those of one writer do; None where they differ."""
+    head = frames.values[0] if len(frames) else None
+    if head is None or len(head) < PREFIX_BYTES:
+        return None
+    head = head[:PREFIX_BYTES]
+    try:
+        return head if all(map(bytes.startswith, frames.values, repeat(head))) else None  # type: ignore[arg-type]
+    except TypeError:
+        return None  # tombstones among them
 
 
 def _heads(frames: FrameBatch) -> list[bytes | None]:
@@ -347,6 +361,8 @@ def _sort_into(
 
 def _rows_at(rows: pa.Table, chosen: NDArray[np.int64]) -> pa.Table:
     """Some rows, without a copy where they lie together: at the turn of an hour they do."""
+    if len(chosen) == rows.num_rows:
+        return rows
     first, end = int(chosen[0]), int(chosen[-1]) + 1
     return rows.slice(first, end - first) if end - first == len(chosen) else rows.take(pa.array(chosen))
 

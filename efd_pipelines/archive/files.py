@@ -58,6 +58,24 @@ class EncodedFile:
     time_max_us: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """What rows of one schema take in memory: `bits` each, and the columns at `places`, whose values differ in size."""
+
+    bits: int
+    places: tuple[int, ...]
+
+    @classmethod
+    def of(cls, schema: pa.Schema) -> Widths:
+        kinds = list(enumerate(schema.types))
+        fixed = {place: int(kind.bit_width) for place, kind in kinds if pa.types.is_primitive(kind)}
+        return cls(sum(fixed.values()), tuple(place for place, _ in kinds if place not in fixed))
+
+    def size_bytes(self, table: pa.Table) -> int:
+        """Bytes of the rows, without what says which are null."""
+        return sum(int(table.column(place).nbytes) for place in self.places) + self.bits * int(table.num_rows) // 8
+
+
 @dataclass(frozen=True, eq=False)
 class FileForm:
     """How rows of one schema are written: the schema with its metadata in order, and the writer's options."""
@@ -68,6 +86,10 @@ class FileForm:
     @cached_property
     def template(self) -> Template:
         return Template.of(self.schema, self.options)
+
+    @cached_property
+    def widths(self) -> Widths:
+        return Widths.of(self.schema)
 
     @classmethod
     def of(cls, schema: pa.Schema) -> FileForm:
@@ -188,13 +210,14 @@ def encode(table: pa.Table, form: FileForm | None = None) -> memoryview:
     form = form or FileForm.of(table.schema)
     if not table.schema.equals(form.schema, check_metadata=True):
         table = pa.Table.from_arrays(table.columns, schema=form.schema)
-    group_rows = row_group_rows(table)
+    group_rows = row_group_rows(table, form.widths)
     if group_rows == table.num_rows and pages.is_wide(table):
-        made = pages.made_here(table, form.template)
-        if made:
-            return pages.encode(table, form.template, made)
+        floats = pages.made_here(table, form.template)
+        made = None if floats is None else pages.encode(floats, form.template)
+        if made is not None:
+            return made
     # A buffer that grows is copied several times, which took a tenth of the encoding.
-    room = pa.allocate_buffer(_most_bytes(table, group_rows))
+    room = pa.allocate_buffer(_most_bytes(table, form, group_rows))
     try:
         sink = pa.FixedSizeBufferWriter(room)
         _write(table, form, sink, group_rows)
@@ -210,31 +233,19 @@ def _write(table: pa.Table, form: FileForm, sink: Any, group_rows: int) -> None:
         writer.write_table(table, row_group_size=group_rows)
 
 
-def _most_bytes(table: pa.Table, group_rows: int) -> int:
+def _most_bytes(table: pa.Table, form: FileForm, group_rows: int) -> int:
     """What the file hardly ever passes: nothing compressed, a page and a footer's entry of each column and group."""
     pages = int(table.num_columns) * max(1, -(-int(table.num_rows) // group_rows))
-    return _size_bytes(table) * 9 // 8 + _PAGE_BYTES * pages + _FOOTER_BYTES
+    return form.widths.size_bytes(table) * 9 // 8 + _PAGE_BYTES * pages + _FOOTER_BYTES
 
 
-def row_group_rows(table: pa.Table) -> int:
+def row_group_rows(table: pa.Table, widths: Widths | None = None) -> int:
     """Rows of a group of 64 MiB or less, such that the last is not a small rest."""
     rows = int(table.num_rows)
-    per_row = max(1, _size_bytes(table) // max(1, rows))
+    per_row = max(1, (widths or Widths.of(table.schema)).size_bytes(table) // max(1, rows))
     most = min(_MAX_ROW_GROUP, max(1, ROW_GROUP_BYTES // per_row))
     groups = max(1, -(-rows // most))
     return max(1, -(-rows // groups))
-
-
-def _size_bytes(table: pa.Table) -> int:
-    """Bytes of the rows in memory, without what says which are null."""
-    bits: int = 0
-    size: int = 0
-    for place, kind in enumerate(table.schema.types):
-        if pa.types.is_primitive(kind):
-            bits += int(kind.bit_width)
-        else:
-            size += int(table.column(place).nbytes)
-    return int(size + bits * table.num_rows // 8)
 
 
 def writer_options(schema: pa.Schema) -> dict[str, Any]:

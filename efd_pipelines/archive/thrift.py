@@ -6,7 +6,6 @@ and structs. What a footer says: `pages.py`. The format: thrift's `doc/specs/thr
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -29,18 +28,27 @@ def fields(data: bytes, at: int) -> dict[int, Part]:
     """The fields of the struct that begins at `at`, by number."""
     found: dict[int, Part] = {}
     number = 0
-    while (head := data[at]) != 0:
-        kind, delta = head & 0x0F, head >> 4
-        at += 1
-        if delta:
-            number += delta
-        else:
-            shifted, at = _varint(data, at)
-            number = (shifted >> 1) ^ -(shifted & 1)
-        end = at if kind in (_TRUE, _FALSE) else _end(data, at, kind)
+    while data[at] != 0:
+        number, kind, at = _field_head(data, at, number)
+        end = _field_end(data, at, kind)
         found[number] = Part(kind, at, end)
         at = end
     return found
+
+
+def field_start(data: bytes, at: int, wanted: int) -> int:
+    """Where a field's value begins, of the struct that begins at `at`; what comes after it is not looked at.
+
+    Raises:
+        KeyError: the struct has none.
+    """
+    number = 0
+    while data[at] != 0:
+        number, kind, at = _field_head(data, at, number)
+        if number == wanted:
+            return at
+        at = _field_end(data, at, kind)
+    raise KeyError(wanted)
 
 
 def items(data: bytes, at: int) -> list[Part]:
@@ -54,22 +62,44 @@ def items(data: bytes, at: int) -> list[Part]:
     return found
 
 
-def number(data: bytes, part: Part) -> int:
-    """The value of an integer."""
-    value, _ = _varint(data, part.start)
+def first_item(data: bytes, at: int) -> int:
+    """Where the first item begins of the list that begins at `at`."""
+    return _list_head(data, at)[2]
+
+
+def number(data: bytes, at: int) -> int:
+    """The integer that begins at `at`."""
+    value, _ = _varint(data, at)
     return (value >> 1) ^ -(value & 1)
+
+
+def _field_head(data: bytes, at: int, before: int) -> tuple[int, int, int]:
+    """A field's number and type, and where its value begins; `before` is the number of the field before it."""
+    head = data[at]
+    if head >> 4:
+        return before + (head >> 4), head & 0x0F, at + 1
+    shifted, at = _varint(data, at + 1)
+    return (shifted >> 1) ^ -(shifted & 1), head & 0x0F, at
+
+
+def _field_end(data: bytes, at: int, kind: int) -> int:
+    return at if kind in (_TRUE, _FALSE) else _end(data, at, kind)
 
 
 def _end(data: bytes, at: int, kind: int) -> int:
     """Where a value ends that begins at `at`."""
     if kind in (I16, I32, I64):
-        return _varint(data, at)[1]
+        while data[at] >= 0x80:
+            at += 1
+        return at + 1
     if kind == BINARY:
         size, at = _varint(data, at)
         return at + size
     if kind == STRUCT:
-        parts = fields(data, at)
-        return 1 + max((part.end for part in parts.values()), default=at)
+        while data[at] != 0:
+            _, inner, at = _field_head(data, at, 0)
+            at = _field_end(data, at, inner)
+        return at + 1
     if kind in (LIST, _SET):
         count, inner, at = _list_head(data, at)
         for _ in range(count):
@@ -104,27 +134,14 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 # Writing
 
 
-_PIECE_BITS = 14
-
-
 def varint(value: int) -> bytes:
     """A number without a sign, seven bits a byte."""
-    last, more = _pieces()
-    if value < 1 << _PIECE_BITS:
-        return last[value]
-    encoded = b""
-    while value >> _PIECE_BITS:
-        encoded += more[value & ((1 << _PIECE_BITS) - 1)]
-        value >>= _PIECE_BITS
-    return encoded + last[value]
-
-
-@functools.cache
-def _pieces() -> tuple[list[bytes], list[bytes]]:
-    """All numbers of 14 bits at the end of a varint, and before more of it: a file has thousands to write."""
-    last = [bytes((n,)) if n < 0x80 else bytes((n & 0x7F | 0x80, n >> 7)) for n in range(1 << _PIECE_BITS)]
-    more = [bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << _PIECE_BITS)]
-    return last, more
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def integer(value: int) -> bytes:
@@ -137,11 +154,14 @@ def string(text: str) -> bytes:
     return varint(len(data)) + data
 
 
+def list_head(kind: int, count: int) -> bytes:
+    """What a list of so many values of one type begins with."""
+    return bytes((count << 4 | kind,)) if count < _LONG_LIST else bytes((_LONG_LIST << 4 | kind,)) + varint(count)
+
+
 def listed(kind: int, values: Sequence[bytes]) -> bytes:
     """A list of values of one type."""
-    count = len(values)
-    head = bytes((count << 4 | kind,)) if count < _LONG_LIST else bytes((_LONG_LIST << 4 | kind,)) + varint(count)
-    return head + b"".join(values)
+    return list_head(kind, len(values)) + b"".join(values)
 
 
 def struct(parts: Iterable[tuple[int, int, bytes]]) -> bytes:

@@ -76,7 +76,7 @@ class Prepared:
     arrays: Arrays | None
     schemas: frozenset[int]
     avro_bytes: Mapping[tuple[str, str], int]
-    fields: tuple[pa.Field[Any], ...]
+    schemas_of_rows: tuple[pa.Schema, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,10 +166,6 @@ class Writer:
         )
 
     def _prepared(self, frames: FrameBatch, expected: Expected, encoded: Encoded) -> Prepared:
-        fields: dict[str, pa.Field[Any]] = {}
-        for table in encoded.parts.values():
-            for column in table.schema:
-                fields.setdefault(column.name, column)
         return Prepared(
             records=len(frames),
             expected=expected,
@@ -181,7 +177,7 @@ class Writer:
             arrays=encoded.arrays,
             schemas=encoded.schemas,
             avro_bytes=encoded.avro_bytes,
-            fields=tuple(fields.values()),
+            schemas_of_rows=tuple(table.schema for table in encoded.parts.values()),
         )
 
     # In its turn
@@ -387,8 +383,9 @@ def _what_is_new(intake: Intake, chunk: Chunk) -> tuple[FrameBatch, dict[str, tu
 def _table_schema(snapshot: TableSnapshot | None, ready: Prepared) -> pa.Schema:
     """The columns that the table must have: a new one gets all of the system's, to be the same for everybody."""
     fields = {"time": pa.field("time", TIME)}
-    for column in ready.fields:
-        fields.setdefault(column.name, column)
+    for schema in ready.schemas_of_rows:
+        for column in schema:
+            fields.setdefault(column.name, column)
     if snapshot is None:
         for name, kind in SYSTEM_COLUMNS.items():
             fields.setdefault(name, pa.field(name, kind))

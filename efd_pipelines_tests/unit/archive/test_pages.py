@@ -17,7 +17,7 @@ from deltalake import DeltaTable, QueryBuilder, convert_to_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efd_pipelines.archive import pages, splitting, thrift
+from efd_pipelines.archive import page_kernel, pages, thrift
 from efd_pipelines.archive.files import FileForm, encode
 
 ROWS = 3001
@@ -68,11 +68,12 @@ def table() -> pa.Table:
 @pytest.fixture(scope="module")
 def made(table: pa.Table) -> bytes:
     template = FileForm.of(table.schema).template
-    places = pages.made_here(table, template)
-    assert len(places) == 440
-    file = bytes(pages.encode(table, template, places))
-    assert file == bytes(encode(table))
-    return file
+    floats = pages.made_here(table, template)
+    assert floats is not None
+    assert len(floats.places) == 440
+    file = pages.encode(floats, template)
+    assert file == encode(table)
+    return bytes(encode(table))
 
 
 def same_bits(one: pa.Table, other: pa.Table) -> bool:
@@ -143,7 +144,7 @@ def test_only_noise_is_stored() -> None:
     rows = 30_000
     streams = {name: values.view("u1").reshape(rows, 4).T for name, values in measured("f4", rows).items()}
     pages_of = np.array([np.concatenate(list(of)) for of in streams.values()])
-    found = splitting.noise(pages_of, rows, 4, 0).tolist()
+    found = [page_kernel.noise(page, rows, 4, 0) for page in pages_of]
     assert (found[3], found[5]) == (0, 0)
     assert set(found[:3]) == {2}
     for page, of in zip(pages_of, found, strict=True):
@@ -183,6 +184,30 @@ def test_columns_that_are_pieces_of_a_table_are_taken_where_they_begin(table: pa
     assert same_bits(pq.read_table(io.BytesIO(encode(piece))), piece)
 
 
+def test_a_table_in_pieces_makes_the_same_file_as_in_one(table: pa.Table, made: bytes) -> None:
+    pieces = pa.concat_tables([table.slice(0, 1000), table.slice(1000)])
+    assert bytes(encode(pieces)) == made
+
+
+def test_nulls_that_nobody_has_counted_are_counted(table: pa.Table) -> None:
+    none_null = pa.array(np.ones(ROWS, np.bool_)).buffers()[1]
+    values = table["force1"].chunk(0)
+    uncounted = pa.Array.from_buffers(pa.float32(), ROWS, [none_null, values.buffers()[1]])
+    floats = pages.made_here(table.set_column(2, "force1", uncounted), FileForm.of(table.schema).template)
+    assert floats is not None
+    assert 2 in floats.places
+
+
+def test_pyarrow_writes_it_where_zstd_cannot_be_called(table: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "zstd", lambda: None)
+    assert bytes(encode(table)) == by_pyarrow(table)
+
+
+def test_pages_that_do_not_fit_are_left_to_pyarrow(table: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "_most_bytes", lambda beginning, floats, template: beginning + 2_000_000)
+    assert bytes(encode(table)) == by_pyarrow(table)
+
+
 def test_what_is_small_or_narrow_is_left_to_pyarrow() -> None:
     assert not pages.is_wide(wide_table(rows=100))
     assert not pages.is_wide(wide_table(floats=2, doubles=2, rows=60_000))
@@ -193,7 +218,9 @@ def test_what_is_small_or_narrow_is_left_to_pyarrow() -> None:
 def test_floats_with_nulls_are_left_to_pyarrow(table: pa.Table) -> None:
     holey = table.set_column(1, table.schema.field(1), [pa.nulls(ROWS, pa.float32())])
     template = FileForm.of(holey.schema).template
-    assert 1 not in pages.made_here(holey, template)
+    floats = pages.made_here(holey, template)
+    assert floats is not None
+    assert 1 not in floats.places
     assert same_bits(pq.read_table(io.BytesIO(encode(holey))), holey)
 
 
@@ -205,8 +232,8 @@ def test_a_struct_is_found_again_in_what_was_written(value: int, text: str, coun
         [(2, thrift.LIST, thrift.listed(thrift.I32, numbers)), (3, thrift.STRUCT, inner), (4, thrift.I16, b"\2")]
     )
     parts = thrift.fields(data, 0)
-    assert [thrift.number(data, part) for part in thrift.items(data, parts[2].start)] == list(range(count))
+    assert [thrift.number(data, part.start) for part in thrift.items(data, parts[2].start)] == list(range(count))
     found = thrift.fields(data, parts[3].start)
     assert data[found[1].start : found[1].end].endswith(text.encode())
-    assert thrift.number(data, found[9]) == value
+    assert thrift.number(data, found[9].start) == value
     assert parts[4].end == len(data) - 1
