@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from efd_pipelines.archive.ages import Ages, ages_of, packed_ages
+from efd_pipelines.archive.ages import Ages, packed_ages
 from efd_pipelines.archive.certificates import Certificate
 from efd_pipelines.archive.delta_log import slice_of_path
 from efd_pipelines.archive.ledger_rows import (
@@ -147,7 +147,7 @@ class _Table:
                     - sum(r["rows"] for r in plain if r["commit_kind"] == "merge"),
                     "last_us": _last_of_kafka(plain, before),
                     "around": self._around(sealed_at, before),
-                    "ages": packed_ages(_ages(plain, before)),
+                    "ages": _ages(plain, before),
                 }
             ),
         }
@@ -314,7 +314,7 @@ def _sum(before: Mapping[str, Any] | None, name: str) -> int:
     return 0 if before is None else int(before[name])
 
 
-def _ages(plain: Iterable[Row], before: Mapping[str, Any] | None) -> Ages:
+def _ages(plain: Iterable[Row], before: Mapping[str, Any] | None) -> list[int]:
     """How old the records of drains were at their commits."""
     drains = [row for row in plain if row["commit_kind"] == "drain" and row["rows"] > 0 and row["time_min"] is not None]
     new = Ages.of(
@@ -322,7 +322,7 @@ def _ages(plain: Iterable[Row], before: Mapping[str, Any] | None) -> Ages:
         [(row["at"] - row["time_min"]) / 1e6 for row in drains],
         [row["rows"] for row in drains],
     )
-    return Ages.together([new, ages_of(() if before is None else before.get("ages", ()))])
+    return packed_ages(new, () if before is None else before.get("ages", ()))
 
 
 def _last_of_kafka(plain: Iterable[Row], before: Mapping[str, Any] | None) -> int | None:

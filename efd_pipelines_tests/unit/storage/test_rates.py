@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from efd_pipelines.archive.ages import Ages, packed_ages
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.sealing import seal
 from efd_pipelines.archive.slices import SliceUnit
 from efd_pipelines.settings import load_settings
 from efd_pipelines.storage.latency import latencies
@@ -78,6 +80,21 @@ def test_latencies_are_of_commits_and_of_kafkas_stamps(archive: Archive) -> None
     age_s = (rows["at"].to_pylist()[0] - rows["time_min"].to_pylist()[0]).total_seconds()
     assert stored.seconds[-1] == pytest.approx(age_s)
     assert stored.seconds[0] == pytest.approx(age_s - 3600, abs=200)
+
+
+def test_latencies_are_known_after_the_week_is_sealed(archive: Archive) -> None:
+    for n, name in enumerate(("made", "made2", "made3")):
+        hours = np.linspace(10.0 * n, 10.0 * n + 5, 200)
+        archived(archive, Dataset.parse(f"lsst.sal.MTM1M3.{name}"), SUMMARY_STATE, at(hours), kafka_lag_s=0.25)
+    _, before = latencies(archive, measure(archive, WEEK))
+    assert seal(archive, archive.settings, week=WEEK, now=LATER).sealed == 3
+    _, after = latencies(archive, measure(archive, WEEK))
+    assert {row["commit_kind"] for row in archive.ledger.table().to_pylist()} == {"sealed"}
+    assert (after.records, after.unknown) == (before.records, 0) == (600, 0)
+    assert after.seconds == pytest.approx(before.seconds, rel=0.1)
+    # A late record opens the week again; sealed anew, it keeps what was known and what came.
+    first, second = Ages.of([0, 5], [10, 80], [100, 7]), Ages.of([10], [4000], [333])
+    assert packed_ages(second, packed_ages(first)) == packed_ages(Ages.together([first, second]))
 
 
 def test_long_periods_have_no_hours(archive: Archive) -> None:
