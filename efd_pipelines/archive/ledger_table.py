@@ -106,7 +106,7 @@ class LedgerTable:
         snapshot = self._snapshot()
         schema = SCHEMA if columns is None else part_of_schema(columns)
         if snapshot is None:
-            return schema.empty_table()
+            return _no_rows(schema)
         if self._whole is not None and self._whole[0] == snapshot.version and months is None:
             known = self._whole[1]
             if set(schema.names) <= set(known.column_names):
@@ -126,7 +126,7 @@ class LedgerTable:
         files = [] if snapshot is None else snapshot.files(months)
         with ThreadPoolExecutor(_READ_AT_ONCE[self._store.is_remote]) as pool:
             parts = list(pool.map(lambda file: self._read(file, schema), files))
-        return pl.concat([pl.DataFrame(schema.empty_table()), *parts])
+        return pl.concat([pl.DataFrame(_no_rows(schema)), *parts])
 
     def frame(self, columns: Collection[str]) -> pl.DataFrame:
         """Some columns of all rows that count, in no order: sorting them takes longer than an audit may.
@@ -196,7 +196,7 @@ class LedgerTable:
         import polars as pl
 
         parts = [self._read(file).filter(wanted) for file in snapshot.files()]
-        return counting(pl.concat([pl.DataFrame(SCHEMA.empty_table()), *parts])).sort(KEY)
+        return counting(pl.concat([pl.DataFrame(_no_rows(SCHEMA)), *parts])).sort(KEY)
 
     def _read(self, file: DataFile, schema: pa.Schema = SCHEMA) -> pl.DataFrame:
         """A file's rows; what a file of an older release lacks is null.
@@ -207,7 +207,7 @@ class LedgerTable:
         import polars as pl
 
         relative = f"{RELATIVE}/{file.path}"
-        types = pl.DataFrame(schema.empty_table()).schema
+        types = pl.DataFrame(_no_rows(schema)).schema
         path = self._store.path(relative)
         with self._store.errors(f"read {relative}"):
             try:
@@ -238,7 +238,7 @@ class LedgerTable:
             raise StoreUnavailable(error.message, remedy=remedy) from error
         import polars as pl
 
-        parts, damaged = [pl.DataFrame(SCHEMA.empty_table())], False
+        parts, damaged = [pl.DataFrame(_no_rows(SCHEMA))], False
         for file in snapshot.files() if snapshot is not None else []:
             try:
                 parts.append(self._read(file))
@@ -362,3 +362,8 @@ class LedgerTable:
         whole = counting(pl.concat([self._read(file) for file in files])).sort(KEY)
         self._replace(snapshot, list(self._written(month, [whole])), files, "compact")
         return len(files)
+
+
+def _no_rows(schema: pa.Schema) -> pa.Table:
+    """`Schema.empty_table` would import pandas, which takes longer than a small drain's own work."""
+    return pa.Table.from_batches([], schema=schema)
