@@ -79,12 +79,11 @@ def find_windows(keys: pa.Table, window_us: int) -> Windows:
     indexed = "salIndex" in keys.column_names
     sal_index = _integers(keys["salIndex"]) if indexed else np.zeros(len(time), np.int64)
     window = time - np.mod(time, window_us)
-    counted = (time != _NO_INDEX) & _counted(keys, window)
-    if _in_order(time, sal_index):
-        order = np.flatnonzero(counted)
-    else:
+    order = np.arange(len(time))
+    if not _in_order(time, sal_index):
         order = np.lexsort((*_ties(keys), time, sal_index))
-        order = order[counted[order]]
+    counted = (time != _NO_INDEX) & _counted(keys, window, order)
+    order = order[counted[order]]
     kept_window, kept_index = window[order], sal_index[order]
     begins = np.empty(len(order), bool)
     begins[:1] = True
@@ -121,10 +120,10 @@ def _integers(column: Any) -> NDArray[np.int64]:
     return np.asarray(pc.fill_null(column.cast(pa.int64()), _NO_INDEX).to_numpy(), np.int64)
 
 
-def _counted(keys: pa.Table, window: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _counted(keys: pa.Table, window: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a row is the first of its record in its window; one that does not say which record it is always is."""
     named = [name for name in IDENTITY if name in keys.column_names]
-    if len(named) < len(IDENTITY) - 1 or len(window) < 2 or _numbers_rise(keys):
+    if len(named) < len(IDENTITY) - 1 or len(window) < 2 or _numbers_rise(keys, order):
         return np.ones(len(window), bool)
     import polars as pl
 
@@ -134,13 +133,16 @@ def _counted(keys: pa.Table, window: NDArray[np.int64]) -> NDArray[np.bool_]:
     return frame.select((first | ~known).alias("counted"))["counted"].to_numpy()
 
 
-def _numbers_rise(keys: pa.Table) -> bool:
-    """Whether each device's sequence numbers rise from row to row, as they mostly do: then no record is there twice."""
+def _numbers_rise(keys: pa.Table, order: NDArray[np.int64]) -> bool:
+    """Whether each device's sequence numbers rise with time, as they mostly do: then no record is there twice.
+
+    To look costs little beside polars' import, and 90 MiB less with 180,000 rows.
+    """
     if "private_seqNum" not in keys.column_names or keys["private_seqNum"].null_count:
         return False
-    number = _integers(keys["private_seqNum"])
+    number = _integers(keys["private_seqNum"])[order]
     rises = number[1:] > number[:-1]
     if "salIndex" in keys.column_names:
-        index = _integers(keys["salIndex"])
+        index = _integers(keys["salIndex"])[order]
         rises = (rises & (index[1:] == index[:-1])) | (index[1:] > index[:-1])
     return bool(rises.all())
