@@ -5,7 +5,6 @@ The references are pandas and DuckDB on the recorded CSV files themselves, which
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -28,6 +27,7 @@ from efd_pipelines.simulator.replay import replay
 from efd_pipelines.tiers.build import build_tier
 from efd_pipelines.tiers.tier import TIERS
 from efd_pipelines.topics.names import Dataset
+from efd_pipelines_tests.memory import peak_of_tree
 from efd_pipelines_tests.unit.tiers.builders import (
     HOUR_US,
     MONDAY_US,
@@ -235,30 +235,6 @@ def test_two_hours_of_all_force_actuators_take_less_than_a_gibibyte(tmp_path: Pa
     assert set(tier["count"].to_pylist()) == {50}
     raw = archive.read(dataset, columns=["force811"])["force811"].to_numpy()
     assert np.array_equal(tier["min_force811"].to_numpy(), raw.reshape(-1, 50).min(axis=1))
-
-
-def peak_of_tree(process: subprocess.Popen[str]) -> int:
-    """The most memory that a process and all that it started have at a time, pages that they share counted once."""
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, sum(memory_of(pid) for pid in tree_of(process.pid)))
-        time.sleep(0.02)
-    return peak
-
-
-def tree_of(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        children = [
-            int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()
-        ]
-        return [pid, *(one for child in children for one in tree_of(child))]
-    return []
-
-
-def memory_of(pid: int) -> int:
-    with contextlib.suppress(OSError, IndexError):
-        return int(Path(f"/proc/{pid}/smaps_rollup").read_text().split("\nPss:")[1].split()[0]) * 1024
-    return 0
 
 
 @pytest.mark.slow
