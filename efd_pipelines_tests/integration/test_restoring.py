@@ -176,10 +176,10 @@ POINTS = ("ESS.temperature", "Test.scalars", "Test.arrays", "MTM1M3.acceleromete
 
 
 @pytest.fixture
-def efd(local_settings: Settings, influx: InfluxServer, unique: str) -> Archive:
-    """An archive of last week, and the EFD's database, `unique`, that Telegraf made of the same records."""
-    archive = Archive(local_settings.model_copy(update={"influx_url": influx.url, "history_influx_url": influx.url}))
-    with SalProducer(local_settings) as producer:
+def efd(s3_settings: Settings, influx: InfluxServer, unique: str) -> Archive:
+    """An archive of last week on S3, and the EFD's database, `unique`, that Telegraf made of the same records."""
+    archive = Archive(s3_settings.model_copy(update={"influx_url": influx.url, "history_influx_url": influx.url}))
+    with SalProducer(s3_settings) as producer:
         for name in POINTS:
             producer.send([random_series(builtin_topic(name), 300, START_US)])
         # Another device with the same times: its fields overwrite those of the first.
@@ -187,7 +187,7 @@ def efd(local_settings: Settings, influx: InfluxServer, unique: str) -> Archive:
         columns = {"numChannels": np.arange(50), "sensorName": ['two\nlines, "x"=\\'] * 50}
         times_us = START_US + 100_000 * np.arange(50, dtype=np.int64)
         producer.send([Writer.of(one, 113, seed=3).series(times_us, columns, 1)])
-    drain(archive, local_settings)
+    drain(archive, s3_settings)
     for dataset in archive.datasets():
         rows = archive.read(dataset)
         order = [("time", "ascending"), ("kafka_timestamp", "ascending"), ("kafka_offset", "ascending")]
@@ -209,7 +209,9 @@ def points_of(influx: InfluxServer, database: str) -> dict[str, Any]:
 
 def cli(archive: Archive, *arguments: str) -> dict[str, Any]:
     """What `efd archive restore` answers."""
-    environ = {"EFD_ARCHIVE": archive.settings.archive, "EFD_INFLUX_URL": str(archive.settings.influx_url)}
+    settings = archive.settings
+    environ = {"EFD_ARCHIVE": settings.archive, "EFD_INFLUX_URL": str(settings.influx_url)}
+    environ |= {"EFD_S3_ENDPOINT": str(settings.s3_endpoint), "EFD_S3_REGION": str(settings.s3_region)}
     call = ["archive", "restore", *arguments, "--weeks", WEEK.key, "--json"]
     done = CliRunner(env=environ).invoke(app, call)
     assert done.exit_code == 0, done.output
@@ -255,9 +257,41 @@ def test_files_of_lines_are_read_by_influxdb_and_by_us(
         answer = httpx.post(f"{influx.url}/write", params={"db": unique}, content=data, timeout=60)
         assert answer.status_code == 204, answer.text
     assert points_of(influx, unique) == before
+    # What `influx -import` can take (a text of several lines it cannot), it takes as it was.
+    ask(influx, f'DROP DATABASE "{unique}"')
+    taken = {file.parents[1].name for file in files if imported(influx, file) == 300}
+    assert {"accelerometerData", "arrays"} <= taken
+    after = points_of(influx, unique)
+    assert {name: after[name] for name in before if name.rpartition(".")[2] in taken} == {
+        name: series for name, series in before.items() if name.rpartition(".")[2] in taken
+    }
+    ask(influx, f'DROP DATABASE "{unique}"')
     healed = Archive(site(archive=str(tmp_path / "healed"), kafka_bootstrap=None))
     with LineHistory(tmp_path / "lines", component="MTM1M3") as source:
         assert heal(healed, healed.settings, component="MTM1M3", weeks=[WEEK], sources=[source]).rows == 300
+
+
+def imported(influx: InfluxServer, file: Path) -> int:
+    """What `influx -import -compressed` does (importer/v8/importer.go of 1.8): line by line, DDL before DML.
+
+    Returns how many lines it found; of a text of several lines each is one, and the server takes none of them.
+    """
+    database = policy = ""
+    section, lines = "", list[str]()
+    for line in gzip.decompress(file.read_bytes()).decode().split("\n"):
+        if line.startswith(("# DDL", "# DML")):
+            section = line
+        elif line.startswith("# CONTEXT-DATABASE:"):
+            database = line.partition(":")[2].strip()
+        elif line.startswith("# CONTEXT-RETENTION-POLICY:"):
+            policy = line.partition(":")[2].strip()
+        elif line.strip() and not line.startswith("#") and section == "# DDL":
+            ask(influx, line)
+        elif line.strip() and not line.startswith("#"):
+            lines.append(f"{line}\n")
+    params = {"db": database, "rp": policy, "precision": "ns"}
+    httpx.post(f"{influx.url}/write", params=params, content="\n".join(lines).encode(), timeout=60)
+    return len(lines)
 
 
 def test_an_influxdb_that_dies_in_the_middle_has_all_points_after_the_next_run(
