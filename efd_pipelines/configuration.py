@@ -30,6 +30,8 @@ from efd_pipelines.errors import SettingsError
 from efd_pipelines.topics.names import Dataset, Kind, match
 
 DEFAULT_FILE = Path(__file__).with_name("default.yaml")
+# The same in C, ten times as fast: every process begins with reading the configuration.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 OTHER_SUBSYSTEM = "other"
 
 INSTRUMENT = r"^[a-z][a-z0-9]{0,30}$"
@@ -443,7 +445,7 @@ def _with_found(configuration: Configuration, beside: Path) -> Configuration:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - it is a safe one
     except OSError as error:
         raise ConfigurationError(f"The configuration {path} cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -470,7 +472,7 @@ def _lines(path: Path) -> dict[tuple[str, ...], int]:
                 found[(*where, str(index))] = value.start_mark.line + 1
                 walk(value, (*where, str(index)))
 
-    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    root = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
     if root is not None:
         walk(root, ())
     return found
