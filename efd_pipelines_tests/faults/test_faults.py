@@ -22,7 +22,7 @@ from efd_pipelines_tests.faults.site import Servers
 from efd_pipelines_tests.faults.soak import soak
 from efd_pipelines_tests.faults.stage import Stage, staged
 
-SECONDS = 20.0
+SECONDS = 12.0
 
 pytestmark = [
     pytest.mark.skipif(not IS_AVAILABLE, reason="no seccomp user notification here: Linux 5.5 or later"),

@@ -25,7 +25,7 @@ from efd_pipelines.servers.kafka import KafkaServer
 from efd_pipelines.servers.ports import free_port
 from efd_pipelines.servers.registry import RegistryServer
 
-SECONDS = "10"
+SECONDS = "4"
 
 
 @pytest.fixture
