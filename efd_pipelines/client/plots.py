@@ -103,10 +103,19 @@ def _binned(frame: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
     time_us = frame.index.as_unit("us").astype(np.int64).to_numpy()  # type: ignore[attr-defined]
     step_us = -(-(int(time_us[-1]) - int(time_us[0]) + 1) // _BINS)
     number = (time_us - time_us[0]) // step_us
-    named = {name: statistic for statistic, name in columns.items()}
-    found = frame[list(named)].groupby(number).agg(named)
-    starts = time_us[0] + found.index.to_numpy() * step_us
-    return found.set_axis(pd.to_datetime(starts, unit="us", utc=True).as_unit("ns"), axis="index")
+    first = np.append(0, np.flatnonzero(np.diff(number)) + 1)
+    values = {statistic: frame[name].to_numpy(dtype=np.float64) for statistic, name in columns.items()}
+    binned = {
+        columns["min"]: np.fmin.reduceat(values["min"], first),
+        columns["max"]: np.fmax.reduceat(values["max"], first),
+    }
+    if "mean" in columns:
+        there = ~np.isnan(values["mean"])
+        total = np.add.reduceat(np.where(there, values["mean"], 0.0), first)
+        with np.errstate(invalid="ignore"):
+            binned[columns["mean"]] = total / np.add.reduceat(there, first, dtype=np.int64)
+    starts = pd.to_datetime(time_us[0] + number[first] * step_us, unit="us", utc=True).as_unit("ns")
+    return pd.DataFrame(binned, index=starts)
 
 
 def _with_breaks(frame: pd.DataFrame, selection: Selection) -> pd.DataFrame:

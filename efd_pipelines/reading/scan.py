@@ -266,12 +266,17 @@ def _sorted(rows: pa.Table) -> pa.Table:
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
-    """What `work` makes of the items, in their order, some of them done ahead."""
+    """What `work` makes of the items, in their order, some of them done ahead.
+
+    The first alone, then more and more: who waits for the first row does not wait for others to be decoded beside it.
+    """
     waiting: deque[Future[R]] = deque()
+    given = 0
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) > depth:
+            if len(waiting) > min(given, depth):
+                given += 1
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
