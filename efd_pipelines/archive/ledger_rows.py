@@ -285,7 +285,7 @@ class Seen:
     """What stood already in the parts of a month; sealed rows stand once, by the guard of who writes them."""
 
     def __init__(self) -> None:
-        self._keys = np.empty(0, np.uint64)
+        self._keys: list[NDArray[np.uint64]] = []
 
     def new(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows of the next part that have not stood before."""
@@ -294,18 +294,18 @@ class Seen:
         loose = (rows["commit_kind"] != SEALED).to_numpy()
         if not loose.any():
             return rows
-        keys = rows.select(pl.struct(KEY).hash()).to_series().to_numpy()
-        of_loose = keys[loose]
-        distinct, first = np.unique(of_loose, return_index=True)
-        known = distinct[np.isin(distinct, self._keys, assume_unique=True)] if len(self._keys) else self._keys
-        self._keys = np.union1d(self._keys, distinct) if len(self._keys) else distinct
-        if len(distinct) == len(of_loose) and not len(known):
+        keys = rows.select(pl.struct(KEY).hash()).to_series().to_numpy()[loose]
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
+        stands = np.append(False, ordered[1:] == ordered[:-1])
+        for known in self._keys:
+            place = np.minimum(np.searchsorted(known, ordered), len(known) - 1)
+            stands |= known[place] == ordered
+        self._keys.append(ordered)
+        if not stands.any():
             return rows
-        stays = np.zeros(len(of_loose), dtype=bool)
-        stays[first] = True
-        stays &= ~np.isin(of_loose, known)
-        kept = ~loose
-        kept[loose] = stays
+        kept = np.ones(rows.height, dtype=bool)
+        kept[np.flatnonzero(loose)[order[stands]]] = False
         return rows.filter(kept)
 
 

@@ -1,6 +1,6 @@
 """Ledgered: what the ledger says of each week's topics, in numbers that ten years of them have room for.
 
-The ledger is read a file at a time (`Ledger.in_parts`); what each has is added up by week, table and dataset, and where
+The ledger is read in parts (`Ledger.in_parts`); what each has is added up by week, table and dataset, and where
 topics need not be told apart, by component and kind. What belongs here: adding up the ledger. The table that comes of
 it: `weekly.py`.
 """
@@ -60,7 +60,7 @@ class _Names:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What the ledger's files say, by numbers.
+    """What the ledger says, by numbers.
 
     `groups` says of each group of datasets what it is: topic, component, kind. `outside` counts rows that belong to no
     week by place (quarantine, dead) and the week in which they arrived; `last_at_us` is when the newest commit of each
@@ -76,6 +76,11 @@ class Collected:
     last_at_us: dict[str, int] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def height(self) -> int:
+        """How many sums there are."""
+        return sum(part.height for part in self.parts)
 
     @property
     def weeks(self) -> list[str]:

@@ -56,7 +56,7 @@ SNAPSHOTS = "stores.parquet"
 """What a weekly report keeps of stores that only know what they hold now; beside the report."""
 
 DIRECTORY = "reports/storage"
-_WEEKS_AT_ONCE = 13
+_ROWS_AT_ONCE = 100_000
 
 
 def weekly_sizes(
@@ -83,7 +83,7 @@ def weekly_totals(
 def weekly_parts(
     archive: Archive, first: Week | None = None, last: Week | None = None, group: Group = own_topic
 ) -> Iterator[pa.Table]:
-    """The tidy table a quarter of a year at a time, so that ten years take no more memory than they must."""
+    """The tidy table some weeks at a time, so that ten years take no more memory than they must."""
     return parts_of(collected(archive, first, last, group), snapshots(archive, first, last))
 
 
@@ -91,8 +91,9 @@ def parts_of(found: Collected, asked: pa.Table, keys: Collection[str] | None = N
     """The tidy table of what was collected from the ledger and what was kept of other stores, in parts."""
     weeks_asked = {week.key for week in weeks_of(asked)}
     weeks = sorted(weeks_asked | set(found.weeks)) if keys is None else sorted(keys)
-    for n in range(0, len(weeks), _WEEKS_AT_ONCE):
-        some = weeks[n : n + _WEEKS_AT_ONCE]
+    at_once = max(1, len(weeks) * _ROWS_AT_ONCE // max(found.height, 1))
+    for n in range(0, len(weeks), at_once):
+        some = weeks[n : n + at_once]
         part = found.rows(some)
         if not weeks_asked.isdisjoint(some):
             also = asked.filter(pc.is_in(asked["week"].cast(pa.string()), value_set=pa.array(some)))
