@@ -33,7 +33,7 @@ from efd_pipelines.errors import DataError, EfdError, RegistryUnavailable, Stale
 from efd_pipelines.kafka.backlog import Chunk, Gap, Read, TopicGone, TopicRefused, Truncated, read_backlog
 from efd_pipelines.kafka.brokers import Brokers
 from efd_pipelines.kafka.registry import Registries
-from efd_pipelines.memory import give_back
+from efd_pipelines.memory import give_back, let_go
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import TopicSchema
 
@@ -244,6 +244,7 @@ class _Drainer:
                 self._take_up(reading, lanes, rows)
         finally:
             self._collect(lanes, rows)
+            let_go()
 
     def _take_up(self, reading: Iterable[Read], lanes: _ChunkLanes, rows: list[LedgerRow]) -> None:
         """Sends chunks on their way and hears what else is said, after the chunks before it."""

@@ -62,15 +62,20 @@ class Origin:
 class Encoded:
     """Rows by (week, slice key); `week` is also `quarantine` or `dead`.
 
-    `form` is that of the parts but the dead, where all rows were written with one schema.
+    `held` are the table's columns with them. `form` is that of the parts but the dead, where all rows were written with
+    one schema.
     """
 
     parts: Mapping[tuple[str, str], pa.Table]
     avro_bytes: Mapping[tuple[str, str], int]
     schemas: frozenset[int]
     arrays: Arrays | None
-    columns: tuple[Column, ...]
+    held: HeldColumns
     form: FileForm | None = None
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return self.held.columns
 
     def form_of(self, week: str) -> FileForm | None:
         return None if week == DEAD else self.form
@@ -162,8 +167,7 @@ def encode(
     """
     plan = _Plan(arrays, held if isinstance(held, HeldColumns) else HeldColumns(tuple(held)))
     decoded = _decoded(frames, origin, schema_of, plan)
-    columns = plan.held.columns
-    chosen = unit if isinstance(unit, SliceUnit) else unit(columns)
+    chosen = unit if isinstance(unit, SliceUnit) else unit(plan.held.columns)
     parts: dict[tuple[str, str], list[pa.Table]] = {}
     sizes: dict[tuple[str, str], int] = {}
     for rows, index in decoded.tables:
@@ -178,7 +182,7 @@ def encode(
         avro_bytes=sizes,
         schemas=frozenset(decoded.tokens),
         arrays=plan.arrays,
-        columns=columns,
+        held=plan.held,
         form=decoded.forms[0] if len(decoded.forms) == 1 else None,
     )
 

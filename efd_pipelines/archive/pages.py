@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from efd_pipelines.archive import thrift
 from efd_pipelines.archive.compressing import most_bytes, zstd
 from efd_pipelines.compiled import make_ready
+from efd_pipelines.memory import large_buffer
 
 # Loading the compiled code takes as long as pyarrow needs for some megabytes.
 _MIN_BYTES = 4 * 1024 * 1024
@@ -157,7 +158,7 @@ def encode(floats: Floats, template: Template) -> memoryview | None:
     rows = floats.table.num_rows
     beginning, others = _written(floats, template)
     # Memory that is not written to is not taken.
-    room = pa.allocate_buffer(_most_bytes(len(beginning), floats, template))
+    room = large_buffer(_most_bytes(len(beginning), floats, template))
     out = np.frombuffer(room, np.uint8)
     out[: len(beginning)] = np.frombuffer(beginning, np.uint8)
     numbers = np.full((len(template.schema), 4), -1, np.int64)

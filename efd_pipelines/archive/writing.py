@@ -67,16 +67,20 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A chunk as files that are not written yet, and for what table: `columns` are the table's with them."""
+    """A chunk as files that are not written yet, and for what table: `held` are the table's columns with them."""
 
     records: int
     expected: Expected
     files: tuple[EncodedFile, ...]
-    columns: tuple[Column, ...]
+    held: HeldColumns
     arrays: Arrays | None
     schemas: frozenset[int]
     avro_bytes: Mapping[tuple[str, str], int]
     schemas_of_rows: tuple[pa.Schema, ...]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return self.held.columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,7 +177,7 @@ class Writer:
                 encoded_file(week, key, sort_rows(table), encoded.form_of(week))
                 for (week, key), table in sorted(encoded.parts.items())
             ),
-            columns=encoded.columns,
+            held=encoded.held,
             arrays=encoded.arrays,
             schemas=encoded.schemas,
             avro_bytes=encoded.avro_bytes,
@@ -264,13 +268,12 @@ class Writer:
 
     def _expect_next(self, intake: Intake, found: Expected, made: Prepared) -> None:
         """After a commit the table has the columns that its rows were encoded with."""
-        known = (found.held, made.expected.held)
-        after = next((held for held in known if held.columns == made.columns), None) or HeldColumns(made.columns)
         snapshot = intake.snapshot
         self._expected[intake.topic] = replace(
             found,
             schema=None if snapshot is None else snapshot.schema,
-            held=after,
+            # These remember how the schema's records fit them, which takes long to find out.
+            held=made.held,
             arrays=made.arrays,
             unit=found.unit_of(made.columns),
             is_new=False,

@@ -23,6 +23,7 @@ from efd_pipelines.avro.bodies import Bodies, Located
 from efd_pipelines.avro.columns import widened
 from efd_pipelines.avro.plans import ARROW, BOOLEAN, SIZES, Output, Plan, Totals, plan_of, wire_fields
 from efd_pipelines.compiled import make_ready
+from efd_pipelines.memory import large_buffer
 from efd_pipelines.topics.layout import Layout
 from efd_pipelines.topics.schemas import TopicSchema
 
@@ -87,7 +88,7 @@ class _Memory:
     def __init__(self, totals: Totals, bodies: int) -> None:
         self.stride = {size: _stride(bodies, size) for size in (1, 4, 8)}
         self.begin = {8: 0, 4: totals.columns[8] * self.stride[8] * 8}
-        self.numbers = pa.allocate_buffer(self.begin[4] + totals.columns[4] * self.stride[4] * 4)
+        self.numbers = large_buffer(self.begin[4] + totals.columns[4] * self.stride[4] * 4)
         self.marks = np.empty((totals.columns[1], self.stride[1]), np.uint8)
         self.counts = np.empty((totals.arrays, bodies), np.int32)
         self.places = np.empty((totals.arrays, bodies), np.int64)
