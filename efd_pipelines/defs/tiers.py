@@ -35,6 +35,7 @@ _COLUMNS = column_schema(
         column("mean_FIELD", "float or double", "The mean, computed in double"),
         column("median_FIELD", "float or double", "The median of the samples themselves"),
         column("stdev_FIELD", "float or double", "The standard deviation (n−1); null below two samples"),
+        column("q1_FIELD, q3_FIELD", "float or double", "The quartiles, where `tiers.quartiles` of EFD_CONFIG asks"),
     ]
 )
 
