@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import Benchmark, Figures, best_seconds, note, run
+from efd_pipelines.settings import Settings, load_settings
 
 RATE_HZ = 50
 STEP_US = 1_000_000 // RATE_HZ
@@ -157,6 +158,10 @@ def check_equal(found: pa.Table, other: Any, names: list[str]) -> None:
 
 
 def measure(options: argparse.Namespace) -> Figures:
+    if options.week:
+        from benchmarks import _week
+
+        return _week.measure(options)
     table = samples(options.rows, options.columns)
     values = options.rows * options.columns / 1e6
     if options.only_polars:
@@ -213,17 +218,19 @@ def _least(ways: Sequence[Callable[[], Any]], repeats: int) -> tuple[float, floa
 
 
 def _other_windows(table: pa.Table) -> dict[str, float]:
-    """Ours and Polars, with NaN in the data and with windows of other lengths."""
+    """Ours and Polars, with NaN in the data and with windows of other lengths. Polars has a part of the rows."""
     figures: dict[str, float] = {}
-    whole = table.slice(0, min(table.num_rows, _OTHER_ROWS))
-    values = whole.num_rows * (whole.num_columns - 1) / 1e6
-    cases = [("nan", holes(whole), RATE_HZ), *((f"window_{n}", whole, n) for n in OTHER_WINDOWS)]
+    fields = table.num_columns - 1
+    cases = [("nan", holes(table), RATE_HZ), *((f"window_{n}", table, n) for n in OTHER_WINDOWS)]
     for case, data, length in cases:
         note(f"measuring {case}")
-        way, others = ours(data, length), polars(data, length, has_nan=case == "nan")
-        check_equal(way(), others[0](), data.column_names[1:])
-        figures[f"ours_{case}_mvalues_s"] = values / best_seconds(way)
-        figures[f"polars_{case}_mvalues_s"] = values / _best(*others, repeats=1)
+        part = data.slice(0, _OTHER_ROWS)
+        others = polars(part, length, has_nan=case == "nan")
+        check_equal(ours(part, length)(), others[0](), data.column_names[1:])
+        wall_s, processor_s = _least((ours(data, length),), 4)
+        values = data.num_rows * fields / 1e6
+        figures[f"ours_{case}_mvalues_s"], figures[f"ours_{case}_mvalues_cpu_s"] = values / wall_s, values / processor_s
+        figures[f"polars_{case}_mvalues_s"] = part.num_rows * fields / 1e6 / _best(*others, repeats=1)
     return figures
 
 
@@ -236,13 +243,14 @@ def _end_to_end(table: pa.Table) -> dict[str, float]:
     values = table.num_rows * (table.num_columns - 1) / 1e6
     with TemporaryDirectory() as directory:
         files = _written(Path(directory), table)
+        settings = load_settings({}, None, archive=directory)
         aggregations = polars_aggregations(table.column_names[1:])
         query = f"""COPY (SELECT epoch_us(time) // 1000000 AS w, {duckdb_figures(table.column_names[1:])}
             FROM read_parquet({files}) GROUP BY w ORDER BY w)
             TO '{directory}/duckdb.parquet' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"""
 
         def by_ours() -> None:
-            _summarise_files(Path(directory) / "ours", files, table.schema)
+            _summarise_files(settings, "ours", files, table.schema)
 
         def by_polars() -> None:
             window = pl.col("time").dt.truncate("1s")
@@ -270,20 +278,20 @@ def _written(directory: Path, table: pa.Table) -> list[str]:
     return paths
 
 
-def _summarise_files(root: Path, files: list[str], schema: pa.Schema) -> None:
+def _summarise_files(settings: Settings, relative: str, files: list[str], schema: pa.Schema) -> None:
     """What a tier does with the files of a slice."""
-    from efd_pipelines.archive.files import DataFile, write_data_file
+    from efd_pipelines.archive.files import DataFile, encoded_file, put_file
     from efd_pipelines.archive.store import Store
-    from efd_pipelines.settings import load_settings
+    from efd_pipelines.tiers.columns import TierForm
     from efd_pipelines.tiers.rows import ArchivedRows
     from efd_pipelines.tiers.summary import summarise
 
-    here = Path(files[0]).parent
-    settings = load_settings({}, None, archive=str(here))
-    store = Store(str(here), settings)
+    store = Store(settings.archive, settings)
     known = [DataFile(Path(file).name, "", "", 0, 0) for file in files]
     with ArchivedRows(store, "", known, schema, START_US, START_US + 3_600_000_000) as rows:
-        write_data_file(store, root.name, "2023-11-20", "2023-11-20T00", summarise(rows, 1_000_000))
+        form = TierForm.of(rows.schema, "flat")
+        file = encoded_file("2023-11-20", "2023-11-20T00", summarise(rows, 1_000_000, form=form), form.file)
+        put_file(store, relative, file)
 
 
 def _polars_on_one_core(options: argparse.Namespace) -> float:
@@ -300,6 +308,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--columns", type=int, default=812, help="fields of float32")
     parser.add_argument("--end-to-end-rows", type=int, default=60_000, help="samples that are read from Parquet")
     parser.add_argument("--only-polars", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--week", action="store_true", help="by hand: a whole week, by the command line (`_week.py`)")
+    parser.add_argument("--week-hours", type=int, default=168, help="hours that the week has")
+    parser.add_argument("--directory", help="where the week's archive is made")
+    parser.add_argument("--processes", type=int, default=2, help="how many summarise the week")
 
 
 BENCHMARK = Benchmark(
