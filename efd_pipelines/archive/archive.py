@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from efd_pipelines.archive import reading
 from efd_pipelines.archive.files import DataFile
@@ -50,12 +51,8 @@ class Archive:
 
     def datasets(self, component: str | None = None, *, table: str = RAW) -> list[Dataset]:
         """What has been archived, by the ledger, sorted."""
-        latest = self.ledger.latest()
-        names = [
-            text
-            for text, of in zip(latest["dataset"].to_pylist(), latest["table"].to_pylist(), strict=True)
-            if of == table
-        ]
+        rows = self.ledger.table(columns=["table", "dataset"])
+        names = pc.unique(rows["dataset"].filter(pc.equal(rows["table"], table))).to_pylist()
         found = sorted(Dataset.parse(text) for text in names)
         return [dataset for dataset in found if component is None or dataset.component == component]
 
