@@ -118,7 +118,7 @@ heal_archive = dg.define_asset_job(
 
 weekly_report = dg.define_asset_job(
     "weekly_report",
-    selection=dg.AssetSelection.assets(storage_throughput).without_checks(),
+    selection=dg.AssetSelection.assets(storage_throughput),
     description="The storage report of a week.",
 )
 

@@ -52,3 +52,8 @@ def column(name: str, kind: str, description: str, unit: str = "") -> dg.TableCo
 def picture_address(png: bytes) -> str:
     """A picture as an address that Markdown can carry."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def drawing_address(svg: str) -> str:
+    """A drawing as an address that Markdown can carry."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

@@ -50,6 +50,15 @@ def page(title: str, subtitle: str, warnings: Iterable[str], sections: Sequence[
     )
 
 
+def drawing(svg: str) -> str:
+    """A chart as a file of its own: with the page's light looks, on white, whoever shows it."""
+    head, _, rest = svg.partition(">")
+    font = 'font:12.5px system-ui,"Segoe UI","Liberation Sans",sans-serif'
+    looks = f"<style>:root{{{_LIGHT}{font}}}{_CHART_LOOKS}</style>"
+    ground = '<rect width="100%" height="100%" fill="#ffffff"/>'
+    return f"{head}>{definitions()}{looks}{ground}{rest}"
+
+
 def _section(one: Section) -> str:
     chart = f"<figure>{one.svg}</figure>" if one.svg else ""
     words = "".join(f"<p>{escape(text)}</p>" for text in one.words)
@@ -84,6 +93,19 @@ _DARK = """
 --c0:#4fa3dd;--c1:#f0b840;--c2:#3cc49a;--c3:#e09cc3;--c4:#8fd0f5;--c5:#f08a4b;--c6:#9aa1ab;--c7:#e3d24a;--link:#7db7f0;
 """
 _GROUNDS = "".join(f".ground-{n}{{fill:var(--c{n})}}" for n in range(8))
+_CHART_LOOKS = f"""
+svg text{{fill:var(--ink);font-size:12.5px}} svg .small{{font-size:11.5px}}
+svg .axis{{font-size:12.5px;fill:var(--soft)}} svg .rule{{stroke:var(--rule);stroke-width:1}}
+svg .zero{{stroke:var(--edge);stroke-width:1}}
+svg .mark{{stroke:var(--edge);stroke-width:.6}} svg .node{{fill:var(--edge)}}
+svg .lead{{stroke:var(--soft);fill:none;stroke-width:.8}} svg .flow{{opacity:.75}}
+svg .line{{fill:none;stroke:var(--ink);stroke-width:2;stroke-linejoin:round}} svg .line-1{{stroke-dasharray:6 4}}
+svg .line-2{{stroke-dasharray:2 3}} svg .line-3{{stroke-dasharray:10 3 2 3}}
+svg .limit{{stroke:var(--c5);stroke-width:1.5;stroke-dasharray:7 4}}
+svg .annotation{{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:3 3}} svg .annotation-number{{font-weight:700}}
+svg .band{{fill:var(--c4);opacity:.35}}
+pattern .strokes{{stroke:var(--stroke);stroke-width:1.4}} pattern .strokes circle{{fill:var(--stroke)}}
+{_GROUNDS}"""
 _LOOKS = f"""
 :root{{{_LIGHT}}}
 @media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}
@@ -96,18 +118,7 @@ a{{color:var(--link)}} nav ol{{columns:2 22rem;padding-left:1.4rem;font-size:.9r
 .subtitle,details summary{{color:var(--soft)}}
 .warning{{background:var(--warn);border-left:4px solid var(--c5);padding:.5rem .8rem;margin:.5rem 0}}
 figure{{margin:.4rem 0}} svg.chart{{width:100%;height:auto;display:block}} svg.patterns{{position:absolute}}
-svg text{{fill:var(--ink);font-size:12.5px}} svg .small{{font-size:11.5px}}
-svg .axis{{font-size:12.5px;fill:var(--soft)}} svg .rule{{stroke:var(--rule);stroke-width:1}}
-svg .zero{{stroke:var(--edge);stroke-width:1}}
-svg .mark{{stroke:var(--edge);stroke-width:.6}} svg .node{{fill:var(--edge)}}
-svg .lead{{stroke:var(--soft);fill:none;stroke-width:.8}} svg .flow{{opacity:.75}}
-svg .line{{fill:none;stroke:var(--ink);stroke-width:2;stroke-linejoin:round}} svg .line-1{{stroke-dasharray:6 4}}
-svg .line-2{{stroke-dasharray:2 3}} svg .line-3{{stroke-dasharray:10 3 2 3}}
-svg .limit{{stroke:var(--c5);stroke-width:1.5;stroke-dasharray:7 4}}
-svg .annotation{{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:3 3}} svg .annotation-number{{font-weight:700}}
-svg .band{{fill:var(--c4);opacity:.35}}
-pattern .strokes{{stroke:var(--stroke);stroke-width:1.4}} pattern .strokes circle{{fill:var(--stroke)}}
-{_GROUNDS}
+{_CHART_LOOKS}
 .table{{overflow-x:auto}} table{{border-collapse:collapse;font-size:.88rem;margin:.4rem 0}}
 th,td{{padding:.22rem .6rem;border-bottom:1px solid var(--rule);text-align:left;vertical-align:top}}
 .number{{white-space:nowrap}} td:first-child{{white-space:nowrap}}

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 TABLE, TEXT, PICTURE, PAGE = "throughput.parquet", "throughput.md", "throughput.png", "throughput.html"
 TOPICS_SHOWN = 50
+DRAWN = ("weekly", "flows", "movers", "rates", "tiers")
 LOCAL = ZoneInfo("America/Santiago")
+_PLAIN = str.maketrans("[]", "()")
 
 
 def documents(report: StorageReport, more: Sequence[Section] = ()) -> dict[str, bytes]:
@@ -52,8 +54,17 @@ def html(report: StorageReport, more: Sequence[Section] = ()) -> str:
     return page(title, notes.strip(), report.missing, [*sections(report), *more])
 
 
-def markdown(report: StorageReport, picture: str = PICTURE) -> str:
-    """The report for people; `picture` is where its chart is (a path, or a data address)."""
+def drawings(report: StorageReport) -> list[tuple[str, str]]:
+    """What the page's main charts show, in a sentence, and each as an SVG file; beside the picture of components."""
+    from efd_pipelines.storage.page import drawing
+    from efd_pipelines.storage.sections import sections
+
+    return [(one.title, drawing(one.svg)) for one in sections(report) if one.key in DRAWN]
+
+
+def markdown(report: StorageReport, picture: str = PICTURE, charts: Sequence[tuple[str, str]] = ()) -> str:
+    """The report for people; `picture` is where its chart is (a path, or a data address), `charts` are others by what
+    they show."""
     parts = [
         f"# What the EFD's data takes: {period(report.weeks)}",
         _bounds(report),
@@ -63,6 +74,7 @@ def markdown(report: StorageReport, picture: str = PICTURE) -> str:
         *(f"> **Missing:** {line}" for line in report.missing),
         *(f"> {line}" for line in report.notes),
         f"![Share of each component]({picture})" if picture else "",
+        *(f"![{title.translate(_PLAIN)}]({address})" for title, address in charts),
         _totals(report),
         *(_section(report, name) for name in SECTIONS if len(report.section(name))),
         _topics(report),

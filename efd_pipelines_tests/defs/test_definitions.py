@@ -78,6 +78,7 @@ CHECKS = {
     "expired_is_covered",
     "point_counts_equal",
     "stores_have_room",
+    "every_store_answered",
     "no_anomalies",
     "tier_coverage",
     "tier_counts",

@@ -9,15 +9,18 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.discovered import kept
+from efd_pipelines.configuration import load_configuration
 from efd_pipelines.definitions import build_defs
 from efd_pipelines.defs.exposures import exposure_key
+from efd_pipelines.defs.reports import ANSWERED, answered
 from efd_pipelines.defs.sources import discovered, known_versions
 from efd_pipelines.exposures.consdb import naive_tai, write_exposures
 from efd_pipelines.partitions import add_components
-from efd_pipelines.times import Week
+from efd_pipelines.times import Week, this_week
 from efd_pipelines_tests.defs.builders import FAST, SLOW, a_catalogue, archived, on_brokers
 
 WEEK = Week.parse("2023-11-20")
@@ -37,11 +40,19 @@ def materialised(
     definitions: dg.Definitions, instance: dg.DagsterInstance, asset: dg.AssetKey, **how: Any
 ) -> dict[str, dict[str, Any]]:
     """Materialises partitions of one asset; their metadata by partition."""
+    result = executed(definitions, instance, asset, **how)
+    events = result.asset_materializations_for_node(asset.to_python_identifier())
+    return {str(event.partition): {name: value.value for name, value in event.metadata.items()} for event in events}
+
+
+def executed(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, asset: dg.AssetKey, **how: Any
+) -> dg.ExecuteInProcessResult:
+    """A run that materialises one asset, with its checks."""
     job = definitions.resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(instance=instance, asset_selection=[asset], raise_on_error=False, **how)
     assert result.success, [event.message for event in result.all_events if event.is_failure]
-    events = result.asset_materializations_for_node(asset.to_python_identifier())
-    return {str(event.partition): {name: value.value for name, value in event.metadata.items()} for event in events}
+    return result
 
 
 def test_the_tier_of_one_partition(site: dg.Definitions, instance: dg.DagsterInstance, archive: Archive) -> None:
@@ -77,9 +88,41 @@ def test_the_report_of_a_week_is_shown_with_its_picture_and_files(
     shown = materialised(site, instance, dg.AssetKey("storage_throughput"), partition_key=WEEK.key)[WEEK.key]
     assert shown["rows"] == 120
     assert "![Share of each component](data:image/png;base64," in shown["report"]
+    assert shown["report"].count("](data:image/svg+xml;base64,") >= 3
+    assert {"total_mb", "rows", "messages", "avro_mb", "parquet_mb", "mean_mb_s", "peak_hour_mb_s"} <= set(shown)
+    assert Path(shown["page"].removeprefix("file://")).read_text().startswith("<!DOCTYPE html>")
     table = pq.read_table(f"{archive.store.root}/reports/storage/{WEEK}/throughput.parquet")
     assert sum(row["records"] for row in table.to_pylist() if row["store"] == "archive") == 120
     assert f"reports/storage/{WEEK}/throughput.md" in shown["files"]
+
+
+def test_a_store_that_cannot_be_asked_ends_the_run_with_a_warning(
+    site: dg.Definitions, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EFD_INFLUX_URL", "http://127.0.0.1:1")
+    result = executed(site, instance, dg.AssetKey("storage_throughput"), partition_key=this_week().key)
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed, check.severity) == (ANSWERED, False, dg.AssetCheckSeverity.WARN)
+    assert "InfluxDB at http://127.0.0.1:1 could not be asked" in str(check.description)
+    assert answered([]).passed
+
+
+def test_growth_is_shown_and_warns_of_a_store_that_is_soon_full(
+    site: dg.Definitions, instance: dg.DagsterInstance, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = load_configuration().growth.model_dump(mode="json") | {"stores": {"archive": {"capacity_tb": 1e-9}}}
+    Path("site.yaml").write_text(yaml.safe_dump({"growth": given}))
+    monkeypatch.setenv("EFD_CONFIG", "site.yaml")
+    result = executed(site, instance, dg.AssetKey("storage_growth"))
+    (event,) = result.asset_materializations_for_node("storage_growth")
+    shown = {name: value.value for name, value in event.metadata.items()}
+    assert shown["cluster_tb_last_year"] == 760
+    assert "](data:image/png;base64," in shown["report"]
+    assert shown["forecast_year_lower_gb"] <= shown["forecast_year_gb"] <= shown["forecast_year_upper_gb"]
+    assert pq.read_table(f"{archive.store.root}/reports/growth/growth.parquet").num_rows > 13
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed, check.severity) == ("stores_have_room", False, dg.AssetCheckSeverity.WARN)
+    assert "archive may be full in 0 months" in str(check.description)
 
 
 def test_the_columns_that_the_report_shows_are_those_of_its_file(

@@ -16,7 +16,7 @@ import pytest
 from efd_pipelines.storage import storage_report
 from efd_pipelines.storage.annotations import Annotation, add
 from efd_pipelines.storage.page import Section
-from efd_pipelines.storage.render import html
+from efd_pipelines.storage.render import drawings, html
 from efd_pipelines.storage.svg import bytes_text, spread, ticks
 from efd_pipelines.storage.throughput import detailed, measure
 from efd_pipelines.times import Week, this_week, weeks_between
@@ -60,6 +60,19 @@ def test_every_chart_is_there_well_formed_and_described(archive: Any) -> None:
         assert title.text
         assert words.text
     assert names == CHARTS
+
+
+def test_main_charts_stand_alone_for_markdown(archive: Any) -> None:
+    found = drawings(detailed(archive, measure(archive, WEEKS[-1])))
+    assert len(found) == 5
+    for title, svg in found:
+        root = ElementTree.fromstring(svg)
+        assert title
+        used = set(re.findall(r"var\((--\w+)\)", svg))
+        assert used <= set(re.findall(r"(--\w+):", svg))
+        assert {f"fill-{n}" for n in re.findall(r'fill="url\(#fill-(\d)\)"', svg)} <= {
+            one.attrib["id"] for one in root.iter("{http://www.w3.org/2000/svg}pattern")
+        }
 
 
 def test_it_asks_nothing_of_any_network(archive: Any) -> None:

@@ -1,7 +1,7 @@
 """Years of ledger: what the ledger says after years of all topics, made at once instead of commit by commit.
 
 Sealed weeks have a row for each topic, and one for each tier that a topic's rate gives it; the last two weeks are not
-sealed yet and have a row for each drain of an hour. What belongs here: making it, and measuring a report of it in a
+sealed yet and have a row for each drain. What belongs here: making it, and measuring a report of it in a
 process of its own.
 """
 
@@ -60,13 +60,13 @@ def records_of(number: int, week: int) -> int:
     return HOURS * (10 + number % 97 + week % 13)
 
 
-def write_years(archive: Archive, datasets: Sequence[Dataset], weeks: Sequence[Week]) -> None:
-    """Commits a ledger of these weeks; the last two are not sealed."""
+def write_years(archive: Archive, datasets: Sequence[Dataset], weeks: Sequence[Week], drains: int = HOURS) -> None:
+    """Commits a ledger of these weeks; the last two are not sealed, and were drained so many times each."""
     by_month: dict[str, list[pl.DataFrame]] = {}
     for n, week in enumerate(weeks):
         running = n >= len(weeks) - 2
         month = (week.end + timedelta(days=0 if running else 1)).strftime("%Y-%m")
-        by_month.setdefault(month, []).extend(_rows(archive, datasets, week, n, running))
+        by_month.setdefault(month, []).extend(_rows(archive, datasets, week, n, drains if running else 0))
     files = [file for month, parts in sorted(by_month.items()) for file in _written(archive, month, parts)]
     commit(
         archive.store,
@@ -90,7 +90,7 @@ def _written(archive: Archive, month: str, parts: Sequence[pl.DataFrame]) -> Ite
         yield write_data_file(archive.store, RELATIVE, month, "c", table, partition="month")
 
 
-def _rows(archive: Archive, datasets: Sequence[Dataset], week: Week, n: int, running: bool) -> list[pl.DataFrame]:
+def _rows(archive: Archive, datasets: Sequence[Dataset], week: Week, n: int, drains: int) -> list[pl.DataFrame]:
     import polars as pl
 
     number = pl.int_range(pl.len(), dtype=pl.Int64)
@@ -108,15 +108,15 @@ def _rows(archive: Archive, datasets: Sequence[Dataset], week: Week, n: int, run
         pl.lit(json.dumps(sealed, separators=(",", ":"), sort_keys=True)).alias("sealed"),
         pl.lit(week.end_us + 24 * _HOUR_US).alias("at"),
     )
-    if running:
-        hours = pl.DataFrame({"hour": range(HOURS)}, schema={"hour": pl.Int64})
+    if drains:
+        hours = pl.DataFrame({"hour": range(0, HOURS, HOURS // drains)}, schema={"hour": pl.Int64})
         raw = names.join(hours, how="cross").with_columns(
             pl.lit(RAW).alias("table"),
             pl.lit("drain").alias("commit_kind"),
             (pl.lit(170 * n + 1) + pl.col("hour")).alias("version"),
             pl.lit(None, pl.String).alias("sealed"),
             (week.start_us + (pl.col("hour") + 1) * _HOUR_US).alias("at"),
-            pl.col("rows") // HOURS,
+            pl.col("rows") // drains,
         )
     tiers = [
         names.filter((pl.col("kind") == "telemetry") & (pl.col("rate_hz") > 1 / window_s)).with_columns(
