@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from efd_pipelines.forecasting.detection import TOGETHER, Finding, detect
-from efd_pipelines.forecasting.references import PARTS, Counts
+from efd_pipelines.forecasting.half_days import PARTS, Counts
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive

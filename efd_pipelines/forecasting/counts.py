@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from efd_pipelines.forecasting.references import PARTS, Counts
+from efd_pipelines.forecasting.half_days import PARTS, Counts
 from efd_pipelines.times import Week, microseconds
 from efd_pipelines.topics.names import Dataset
 

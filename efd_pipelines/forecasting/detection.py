@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from efd_pipelines.forecasting.references import (
+from efd_pipelines.forecasting.half_days import (
     BASELINE_DAYS,
     LEAST_DAYS,
     MEMORY_DAYS,
@@ -25,11 +25,13 @@ from efd_pipelines.forecasting.references import (
     Counts,
     Numbers,
     before,
-    expectations,
     groups_of,
     is_telemetry,
     shifted,
 )
+from efd_pipelines.forecasting.record_sizes import jumps, mean_size
+from efd_pipelines.forecasting.references import expectations
+from efd_pipelines.forecasting.sporadic import told
 
 PART_S = 43_200.0
 TOGETHER = 3
@@ -39,7 +41,6 @@ _REGULAR = 0.25
 _COMPARABLE, _SPREAD_FLOOR = 2.5, 0.1
 _LEAST_STEP, _MARGIN = (0.5, 5.3), (2.5, 3.0)
 _SIGMAS = 6.0
-_SIZE_STEP, _SIZE_MARGIN, _SIZE_COUNT = 0.3, 3.0, 100
 _SILENT, _NEVER_BELOW, _SILENT_COUNT, _SILENT_DAYS = 0.01, 0.3, 100.0, 56
 _KIND_HZ, _NEW_MARGIN, _ALLOWED = 20.0, 3.0, 1.2
 _CREEP_STEP, _CREEP_MARGIN, _CREEP_DAYS, _WEEK = 0.15, 1.6, 42, 7
@@ -75,10 +76,14 @@ def detect(counts: Counts) -> list[Finding]:
     some = _part_of(counts, there)
     found: list[Finding] = []
     for part in range(len(PARTS)):
-        records, sizes = some.records[:, :, part], some.bytes[:, :, part]
-        found += _rates(some, records, part)
-        found += _sizes(records, sizes, part)
+        found += _rates(some, some.records[:, :, part], part)
     whole = some.records.sum(axis=2)
+    found += [
+        Finding(one.day, one.topic, one.part, "size", one.observed, one.usual, "its own past", one.surprise)
+        for one in jumps(some)
+    ]
+    known = {(one.day, one.topic) for one in found if "size" not in one.fault}
+    found += [one for one in _sporadic(some) if (one.day, one.topic) not in known]
     found += _rate_creep(some, whole)
     found += _size_creep(whole, some.bytes.sum(axis=2))
     return [replace(one, day=int(one.day), topic=int(there[one.topic])) for one in found]
@@ -112,13 +117,13 @@ def _rates(counts: Counts, records: Numbers, part: int) -> list[Finding]:
     less = records < usual
     # A component's mean may acquit a topic, but accuse it only what is like it: its kind, or its past, and where it
     # sends less a steady sibling that goes on; without one its component is down.
-    judged = (_known(records) >= LEAST_DAYS) & (good[1] | (good[0] & (good[3] | ~less)))
+    judged = (_known(records) >= LEAST_DAYS) & (good[1] | good[4] | (good[0] & (good[3] | ~less)))
     # A component that is enabled sends what it may: that needs no other to do the same, up to the declared rates.
-    allowed = is_telemetry(counts) & ~good[1] & (records <= _ALLOWED * counts.declared_hz * PART_S)
+    allowed = is_telemetry(counts) & ~good[1] & ~good[4] & (records <= _ALLOWED * counts.declared_hz * PART_S)
     judged &= less | ~allowed
     flagged = (surprise > 1) & clear & judged
     lowest = _lowest(expected)
-    silent = _silent(records, lowest, scale) & (good[1] | good[3]) & ~flagged
+    silent = _silent(records, lowest, scale) & (good[1] | good[3] | good[4]) & ~flagged
     loud = _loud(counts, records)
     together = _together(counts, np.where(records < usual, -1, 1) * (flagged | silent), scale)
     names = [one.name for one in references]
@@ -147,6 +152,15 @@ def _rates(counts: Counts, records: Numbers, part: int) -> list[Finding]:
         Finding(d, t, part, "more", records[d, t], past[d, t], "what its kind never sends", float(loud[d, t]))
         for d, t in np.argwhere((loud > 1) & ~flagged)
     ]
+
+
+def _sporadic(counts: Counts) -> list[Finding]:
+    """Events, commands and acks that fell silent or send more, by the likelihood of several half days."""
+    return [
+        Finding(one.day, one.topic, one.part, _fault(one.observed, one.usual), one.observed, one.usual,
+                "what it sent while its component ran", one.surprise, one.together)
+        for one in told(counts)
+    ]  # fmt: skip
 
 
 def _good(off: Numbers) -> Numbers:
@@ -209,24 +223,6 @@ def _lowest(expected: Numbers) -> Numbers:
     return least
 
 
-def _sizes(records: Numbers, sizes: Numbers, part: int) -> list[Finding]:
-    """Records that are larger or smaller than they were."""
-    mean = _mean_size(records, sizes)
-    usual = before(mean, BASELINE_DAYS, 0.5, least=7)
-    off = np.abs(np.log(mean / usual))
-    limit = np.maximum(_SIZE_STEP, _SIZE_MARGIN * before(off, MEMORY_DAYS, 1.0))
-    return [
-        Finding(d, t, part, "size", mean[d, t], usual[d, t], "its own past", off[d, t] / limit[d, t])
-        for d, t in np.argwhere(off > limit)
-    ]
-
-
-def _mean_size(records: Numbers, sizes: Numbers) -> Numbers:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean: Numbers = np.where(records >= _SIZE_COUNT, sizes / records, np.nan)
-    return mean
-
-
 def _rate_creep(counts: Counts, records: Numbers) -> list[Finding]:
     """Growth that is too slow for a day: the mean of a week against levels of six weeks ago, by all good references."""
     scale = before(records, BASELINE_DAYS * 2, 0.9)
@@ -264,7 +260,7 @@ def _rate_creep(counts: Counts, records: Numbers) -> list[Finding]:
 
 def _size_creep(records: Numbers, sizes: Numbers) -> list[Finding]:
     """Records that grow slowly: the mean of a week against that of six weeks ago."""
-    mean = _mean_size(records, sizes)
+    mean = mean_size(records, sizes)
     usual = before(mean, BASELINE_DAYS, 0.5, least=7, lag=_CREEP_DAYS)
     off = np.log(mean / usual)
     week = _week(off)

@@ -8,21 +8,46 @@ are put into copies. A function of the seed alone. What belongs here: making the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from efd_pipelines.forecasting.detection import PART_S
-from efd_pipelines.forecasting.references import Counts, Numbers
+from efd_pipelines.forecasting.half_days import Counts, Numbers
 
 _YEAR = 365.25
 _RATES_HZ = (0.1, 1.0, 1.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """How a topic's counts were drawn: `mean` is what was expected of each half day by who knows the component's state.
+
+    `sort` is telemetry, heartbeat, never, rare, regular, follows or bursts; `spread` the deviation of a logarithm
+    (telemetry, heartbeat) or the shape of a gamma law (follows, bursts). `is_busy` where the component has exercise
+    campaigns, in which some topics come several times as often for up to two weeks. `each` is by how much records
+    differ in size; `has_other_texts` where whole days' do.
+    """
+
+    sort: str
+    mean: Numbers
+    spread: float
+    is_busy: bool
+    each: float
+    has_other_texts: bool
 
 
 def simulated_days(
     seed: int, days: int, components: Sequence[str], kinds: Sequence[str], start: str = "2026-01-01"
 ) -> Counts:
     """Counts of `days` days of topics, given the component and kind of each."""
+    return simulated_laws(seed, days, components, kinds, start)[0]
+
+
+def simulated_laws(
+    seed: int, days: int, components: Sequence[str], kinds: Sequence[str], start: str = "2026-01-01"
+) -> tuple[Counts, list[Law]]:
+    """As `simulated_days`, with the law of each topic."""
     random = np.random.default_rng(seed)
     date = np.datetime64(start, "D") + np.arange(days)
     names = sorted(set(components))
@@ -32,22 +57,27 @@ def simulated_days(
     sizes = np.zeros_like(records)
     declared = np.zeros(len(kinds))
     heartbeat_of: set[str] = set()
+    laws = []
     for index, (component, kind) in enumerate(zip(components, kinds, strict=True)):
         running, active, busy = states[component]
         if kind == "telemetry":
             declared[index] = random.choice(_RATES_HZ)
-            mean = _telemetry(random, running, active) * declared[index] * PART_S
-            count = mean * np.exp(random.normal(0, random.choice([0.002, 0.01, 0.03]), mean.shape))
+            sort, mean = "telemetry", _telemetry(random, running, active) * declared[index] * PART_S
+            spread = random.choice([0.002, 0.01, 0.03])
+            count = mean * np.exp(random.normal(0, spread, mean.shape))
         elif kind == "event" and component not in heartbeat_of:
             heartbeat_of.add(component)
-            count = PART_S * running * np.exp(random.normal(0, 0.003, running.shape))
+            sort, mean, spread = "heartbeat", PART_S * running, 0.003
+            count = mean * np.exp(random.normal(0, spread, running.shape))
         else:
-            count = _sporadic(random, kind, running, active, busy)
+            sort, mean, spread, count = _sporadic(random, kind, running, active, busy)
         whole = np.floor(count)
         records[:, index] = whole
-        sizes[:, index] = whole * _size(random, kind, whole)
+        size, each, others = _size(random, kind, whole)
+        sizes[:, index] = whole * size
+        laws.append(Law(sort, mean, spread, bool((busy != 1).any()), each, others))
     topics = tuple(f"lsst.sal.{name}.{kind}{n}" for n, (name, kind) in enumerate(zip(components, kinds, strict=True)))
-    return Counts(topics, tuple(components), tuple(kinds), declared, date, records, sizes)
+    return Counts(topics, tuple(components), tuple(kinds), declared, date, records, sizes), laws
 
 
 def _sky(random: np.random.Generator, days: int) -> tuple[Numbers, Numbers, Numbers]:
@@ -106,37 +136,42 @@ def _telemetry(random: np.random.Generator, running: Numbers, active: Numbers) -
     return sent
 
 
-def _sporadic(random: np.random.Generator, kind: str, running: Numbers, active: Numbers, busy: Numbers) -> Numbers:
+def _sporadic(
+    random: np.random.Generator, kind: str, running: Numbers, active: Numbers, busy: Numbers
+) -> tuple[str, Numbers, float, Numbers]:
     """Events, commands, acks: regular ones, ones that follow what is done, bursts, rare ones, and ones never sent."""
-    sort = random.choice(["never", "rare", "regular", "follows", "bursts"], p=[0.35, 0.2, 0.1, 0.25, 0.1])
+    sort = str(random.choice(["never", "rare", "regular", "follows", "bursts"], p=[0.35, 0.2, 0.1, 0.25, 0.1]))
     if kind == "command" and sort == "regular":
         sort = "follows"
     shape = running.shape
     if sort == "never":
-        return np.zeros(shape)
+        return sort, np.zeros(shape), 1.0, np.zeros(shape)
     if sort == "rare":
-        return np.asarray(random.poisson(random.uniform(0.0005, 0.1), shape), dtype=float)
+        mean = np.full(shape, random.uniform(0.0005, 0.1))
+        return sort, mean, 1.0, np.asarray(random.poisson(mean), dtype=float)
     if sort == "regular":
-        return np.asarray(random.poisson(PART_S / random.choice([1, 10, 60, 600]) * running), dtype=float)
-    mean = np.exp(random.uniform(0, 8))
+        mean = PART_S / random.choice([1, 10, 60, 600]) * running
+        return sort, mean, 1.0, np.asarray(random.poisson(mean), dtype=float)
+    level = np.exp(random.uniform(0, 8))
     spread = random.uniform(0.7, 6.0)
-    rate = mean * active * busy ** (1.0 if kind == "command" else random.uniform(0.3, 1.0))
+    rate = level * active * busy ** (1.0 if kind == "command" else random.uniform(0.3, 1.0))
     count: Numbers = random.poisson(rate * random.gamma(spread, 1 / spread, shape)).astype(float)
     if sort == "bursts":
         count *= np.where(random.random(shape) < 0.1, np.exp(random.normal(1.5, 1.0, shape)), 1.0)
     least: Numbers = np.minimum(count, 5 * PART_S)
-    return least
+    return sort, level * active, spread, least
 
 
-def _size(random: np.random.Generator, kind: str, counts: Numbers) -> Numbers:
+def _size(random: np.random.Generator, kind: str, counts: Numbers) -> tuple[Numbers, float, bool]:
     """Bytes a record: telemetry's are all but constant, events have texts of varying length."""
     mean = np.exp(random.uniform(np.log(120), np.log(5000)))
     each = 0.001 if kind == "telemetry" else random.uniform(0.02, 0.5)
     size = mean * (1 + random.normal(0, 1, counts.shape) * each / np.sqrt(np.maximum(counts, 1)))
-    if kind != "telemetry" and random.random() < 0.05:  # texts that are another day's
+    others = kind != "telemetry" and random.random() < 0.05
+    if others:  # texts that are another day's
         size = size * np.where(random.random(counts.shape) < 0.2, random.uniform(0.6, 1.6), 1.0)
     sizes: Numbers = np.maximum(size, 40.0)
-    return sizes
+    return sizes, each, others
 
 
 FAULTS = ("stuck", "silent", "doubled", "size", "creep", "size creep")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -15,19 +16,21 @@ from scipy.stats import chi2
 from efd_pipelines.defs.anomalies import judged as checked
 from efd_pipelines.forecasting.anomalies import judged
 from efd_pipelines.forecasting.detection import PART_S, TOGETHER, detect
-from efd_pipelines.forecasting.references import MEMORY_DAYS, PARTS, Counts
-from efd_pipelines_tests.unit.forecasting.simulated_days import simulated_days, with_fault
+from efd_pipelines.forecasting.half_days import MEMORY_DAYS, PARTS, Counts
+from efd_pipelines_tests.unit.forecasting.bounds import days_to_tell
+from efd_pipelines_tests.unit.forecasting.simulated_days import Law, simulated_days, simulated_laws, with_fault
 
 AT_SCALE = bool(os.environ.get("EFD_TEST_SCALE"))
 KINDS = ["telemetry"] * 10 + ["event"] * 14 + ["command"] * 5 + ["ack"]
 COMPONENTS = 24
+NAMES = [f"C{n:02}" for n in range(COMPONENTS) for _ in KINDS]
+LATE = 0.25
 WITHIN_DAYS = {"stuck": 1, "silent": 1, "doubled": 1, "size": 1, "creep": 42, "size creep": 42}
 BEGIN = 200
 
 
 def a_site(seed: int, days: int) -> Counts:
-    names = [f"C{n:02}" for n in range(COMPONENTS) for _ in KINDS]
-    return simulated_days(seed, days, names, KINDS * COMPONENTS)
+    return simulated_days(seed, days, NAMES, KINDS * COMPONENTS)
 
 
 def tellable(counts: Counts, fault: str) -> list[int]:
@@ -59,11 +62,51 @@ def test_every_fault_that_can_be_told_from_noise_is_found_in_time(fault: str) ->
         asked, missed = asked + len(topics), missed + len(set(topics) - found)
     print(f"{fault}: {asked} put in, {missed} missed")
     assert asked >= 3
-    # At scale some components were down for more than a tenth of the last weeks: nothing of theirs counts as steady.
-    assert missed <= (0.05 * asked if AT_SCALE else 0)
+    assert missed == 0
 
 
-def test_a_year_without_a_fault_is_quiet(shared: Path) -> None:
+@pytest.mark.parametrize("fault", ["silent", "stuck", "size", "doubled"] if AT_SCALE else ["silent"])
+def test_a_fault_of_any_topic_is_found_within_four_times_what_it_takes_to_tell_it(fault: str) -> None:
+    """Topics of all kinds, one of each component, heard on a third of the last days: of the law that the likelihood is
+    of (`bounds.py`) the detector knows nothing; it learns noise and schedules from twelve weeks."""
+    asked = at_once = 0
+    late = []
+    for seed in range(3 if AT_SCALE else 1):
+        base, laws = simulated_laws(200 + seed, BEGIN + 42, NAMES, KINDS * COMPONENTS)
+        topics = any_kind(base, laws, fault, np.random.default_rng(seed))
+        counts = base
+        for topic in topics:
+            counts = with_fault(counts, topic, fault, BEGIN)
+        found: dict[int, int] = {}
+        for one in detect(counts):
+            if one.day >= BEGIN and one.together < TOGETHER:
+                found.setdefault(one.topic, 1 + one.day - BEGIN)
+        for topic in topics:
+            bound = days_to_tell(laws[topic], counts, topic, fault, BEGIN)
+            days = found.get(topic, 999)
+            if bound <= 10 and not (fault == "doubled" and laws[topic].sort == "bursts"):
+                asked, at_once = asked + 1, at_once + (days == 1)
+                late += [(seed, topic, laws[topic].sort, bound, days)] * (days > max(1, 4 * bound))
+    print(f"{fault}: {asked} put in, {at_once} found on the first day, {len(late)} too late: {late}")
+    assert asked >= 10
+    assert len(late) <= LATE * asked
+
+
+def any_kind(counts: Counts, laws: Sequence[Law], fault: str, random: np.random.Generator) -> list[int]:
+    """A topic of each component, by turns telemetry, an event and a command, that was heard lately; for one that is
+    stuck, any event or command."""
+    heard = counts.records[BEGIN - MEMORY_DAYS : BEGIN].any(axis=2).sum(axis=0) >= MEMORY_DAYS / 3
+    chosen = []
+    for n in range(COMPONENTS):
+        members = range(n * len(KINDS), (n + 1) * len(KINDS))
+        wanted = ("telemetry", "event", "command")[n % 3]
+        able = [t for t in members if (laws[t].sort != "telemetry" if fault == "stuck" else heard[t])]
+        able = [t for t in able if counts.kinds[t] == wanted] or able
+        chosen += [int(random.choice(able))] if able else []
+    return chosen
+
+
+def test_years_without_a_fault_are_quiet(shared: Path) -> None:
     topics = json.loads(gzip.decompress((shared / "sal" / "topics.json.gz").read_bytes())).values()
     days, seeds = (365 + MEMORY_DAYS, (21, 22, 23)) if AT_SCALE else (MEMORY_DAYS + 91, (21,))
     flagged = judged_days = 0

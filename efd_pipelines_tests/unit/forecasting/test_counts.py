@@ -15,7 +15,7 @@ from efd_pipelines.archive.ledger_table import LedgerTable
 from efd_pipelines.archive.slices import SliceUnit
 from efd_pipelines.forecasting.anomalies import anomaly_report
 from efd_pipelines.forecasting.counts import DIRECTORY, counts
-from efd_pipelines.forecasting.references import PARTS
+from efd_pipelines.forecasting.half_days import PARTS
 from efd_pipelines_tests.unit.tiers.builders import (
     EVENT,
     FAST,
