@@ -15,9 +15,8 @@ import xxhash
 
 from efd_pipelines.compiled import cache_directory
 
-_TEXTS = tuple(
-    f"{name}.py" for name in ("jit", "kernel", "keys", "places", "selection", "squares", "sweeps", "tiles", "vectors")
-)
+_COMPILED = ("kernel", "keys", "places", "quartiles", "selection", "sorting", "squares", "sweeps", "tiles", "vectors")
+_TEXTS = tuple(f"{name}.py" for name in ("jit", "networks", *_COMPILED))
 
 
 def _directory() -> Path | None:

@@ -4,11 +4,12 @@ Importing this module imports numba, which takes a second: only `statistics.py` 
 The compiled code is kept (`efd_pipelines.compiled`), so a machine compiles once; it needs no compiler of its own.
 
 How it works: the samples of some windows of up to 64 columns are transposed into a buffer with one row per sample and
-one lane per column. A sweep over the rows turns the values into integers that sort as they do and finds their extremes
-and sums; a network of comparators (`networks.py`) then brings the middle to its rows. Each is a few vector operations
-a row (`vectors.py`), without a branch that depends on data. A window with NaNs is swept again: they are left out, and
-replaced by the largest key and the smallest in turn, which keeps the middle where the network brings it. Windows of
-more samples than a network is good for: `selection.py`. What does not come out finite is computed again, one by one.
+one lane per column (`tiles.py`). A sweep over the rows finds their extremes and sums (`sweeps.py`); blocks of rows are
+then sorted in registers and a network of comparators (`networks.py`, `sorting.py`) brings the middle to its place. Each
+is a few vector operations a row, without a branch that depends on data. A window with NaNs is swept otherwise: they are
+left out, and replaced by +∞ and −∞ in turn, which keeps the middle where the network brings it; the next window is
+expected to have some, too. Windows of more samples than a network is good for: `selection.py`. What does not come out
+finite is computed again, one by one.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from efd_pipelines.tiers.jit import compiled
-from efd_pipelines.tiers.keys import exchange_16, exchange_64, number_of
+from efd_pipelines.tiers.keys import number_of
 from efd_pipelines.tiers.places import copy_row, item, put_item
-from efd_pipelines.tiers.selection import ROW, middle_keys, sweep_window
-from efd_pipelines.tiers.sweeps import finish, sweep, sweep_present
+from efd_pipelines.tiers.selection import middle_keys, sweep_window
+from efd_pipelines.tiers.sorting import exchange_16, exchange_64, sign_zeros, sort_8, sort_16, take_middle
+from efd_pipelines.tiers.sweeps import finish, sweep_rows, sweep_some
 from efd_pipelines.tiers.tiles import (
     GROUP,
     MAX_NETWORK,
@@ -29,6 +31,7 @@ from efd_pipelines.tiers.tiles import (
     batch,
     chunk_of,
     gather,
+    row_bytes,
     rows_together,
     samples_of,
     write,
@@ -52,7 +55,7 @@ def window_statistics(
     stop: int,
     longest: int,
     comparators: Any,
-    networks: Any,
+    plans: Any,
     infinity: Any,
     room: int,
     extremes: Any,
@@ -67,24 +70,27 @@ def window_statistics(
         chunks: the number of each chunk's first sample, and of samples in all.
         column, lanes: where in the results the tile's columns begin, and how many they are.
         starts, ends: all windows, as samples [start, end); none is empty, none has more than `longest`.
-        comparators: networks one after the other; `networks[n]` says where that for n samples begins and ends and which
-            are its middle rows, and the same if some are missing.
+        comparators: those of networks one after the other; `plans[n]` is that for n samples: blocks, short blocks,
+            where its comparators begin and end, rows in the first part, and below the middle or at it.
         infinity: the key of +∞, beyond which are NaNs; for integers the largest.
         room: the address of `room_bytes`, beginning with a cache line: a vector across two takes twice as long.
         extremes: first sample, minimum and maximum, as bits; `reals`: mean, median and stdev.
         missing: gets how many samples were NaN, where any were; must be 0 elsewhere.
 
-    Returns in how many windows some samples were missing. Where all of them are, the results mean nothing.
+    Returns in how many windows some samples were missing, and how many are left of the one that has fewest, if any
+    are missing. Where nothing is left, the results mean nothing.
     """
     width, size = table.shape[1], extremes.itemsize
     stride, real_stride = GROUP * TILE * size, GROUP * TILE * reals.itemsize
     sums = room
     found = sums + 4 * TILE * 8
-    some_extremes = found + 4 * TILE * size
+    some_extremes = found + 6 * TILE * size
     some_reals = some_extremes + 3 * stride
     buffer = some_reals + 3 * GROUP * TILE * 8
-    keys = buffer + rows_together(longest) * TILE * size
-    first, gathered, written, incomplete = 0, begin, begin, 0
+    keys = buffer + rows_together(longest) * row_bytes(TILE, size)
+    bytes_a_row = row_bytes(width, size)
+    first, gathered, written, incomplete, least = 0, begin, begin, 0, np.int64(_LARGEST)
+    has_missing = False
     for window in range(begin, stop):
         start, end = starts[window], ends[window]
         row = (window - written) * TILE
@@ -109,6 +115,7 @@ def window_statistics(
                     stride,
                     real_stride,
                 )
+                least = min(least, present)
                 if present < end - start:
                     missing[column + lane, window] = end - start - present
                     incomplete += 1
@@ -116,27 +123,26 @@ def window_statistics(
             if window >= gathered:
                 gathered, first = batch(starts, ends, window, stop), start
                 gather(extremes, table, chunks, first, ends[gathered - 1], buffer)
-            rows = buffer + (start - first) * width * size
-            has_missing = _sweep_rows(like, rows, end - start, width, size, found, sums, out)
+            rows = buffer + (start - first) * bytes_a_row
+            for group in range(0, width, LANES):
+                copy_row(like, rows + group * size, out + group * size)
+            has_missing = _sweep(like, rows, bytes_a_row, end - start, width, size, found, sums, has_missing)
             if has_missing:
                 incomplete += 1
                 for lane in range(lanes):
-                    missing[column + lane, window] = end - start - item(extremes, found, 3 * ROW + lane)
-            variant = 4 if has_missing else 0
-            where = networks.ctypes.data + (8 * (end - start) + variant) * 8
+                    present = np.int64(item(extremes, found, 3 * TILE + lane))
+                    missing[column + lane, window] = end - start - present
+                    least = min(least, present)
             is_careful = _middle(
                 like,
                 reals,
+                plans.ctypes.data + 8 * (end - start) * 8,
                 comparators.ctypes.data,
-                item(LONGS, where, 0),
-                item(LONGS, where, 1),
-                item(LONGS, where, 2),
-                item(LONGS, where, 3),
                 rows,
+                bytes_a_row,
                 end - start,
                 width,
                 size,
-                has_missing,
                 found,
                 sums,
                 out + stride,
@@ -159,40 +165,33 @@ def window_statistics(
             written = window + 1
     if written < stop:
         write(some_extremes, some_reals, column, lanes, written, stop, extremes, reals)
-    return incomplete
+    return incomplete, least
 
 
 @compiled
-def _sweep_rows(like: Any, rows: int, count: int, width: int, size: int, found: int, sums: int, out: int) -> bool:
-    """Rows into keys. Returns whether some are missing."""
-    has_missing = False
+def _sweep(
+    like: Any, rows: int, row: int, count: int, width: int, size: int, found: int, sums: int, has_missing: bool
+) -> bool:
+    """Sweeps rows. Returns whether some are missing; `has_missing` says whether that is likely."""
+    some = False
     for group in range(0, width, LANES):
         begin = rows + group * size
-        copy_row(like, begin, out + group * size)
-        has_missing |= sweep(
-            like, begin, width * size, begin, width * size, count, found + group * size, sums + group * 8
-        )
-    if has_missing:
-        for group in range(0, width, LANES):
-            begin = rows + group * size
-            sweep_present(like, begin, width * size, count, found + group * size, sums + group * 8, 1)
-    return has_missing
+        if has_missing or sweep_rows(like, begin, row, count, found + group * size, sums + group * 8):
+            some |= sweep_some(like, begin, row, count, found + group * size, sums + group * 8)
+    return some
 
 
 @compiled
 def _middle(
     like: Any,
     reals: Any,
+    plan: int,
     comparators: int,
-    begin: int,
-    stop: int,
-    lower: int,
-    upper: int,
     rows: int,
+    row: int,
     count: int,
     width: int,
     size: int,
-    has_missing: bool,
     found: int,
     sums: int,
     out: int,
@@ -201,9 +200,17 @@ def _middle(
     real_stride: int,
 ) -> bool:
     """Runs a network over rows and takes the results of all lanes. Returns whether some are not finite."""
-    row = width * size
-    address = comparators + begin * 16
-    last = comparators + stop * 16
+    blocks, short_blocks = item(LONGS, plan, 0), item(LONGS, plan, 1)
+    for group in range(0, width * size, LANES * size):
+        place = rows + group
+        for _ in range(blocks):
+            sort_16(like, place, row)
+            place += 16 * row
+        for _ in range(short_blocks):
+            sort_8(like, place, row)
+            place += 8 * row
+    address = comparators + item(LONGS, plan, 2) * 16
+    last = comparators + item(LONGS, plan, 3) * 16
     if width == TILE:
         while address < last:
             exchange_64(like, rows + item(LONGS, address, 0) * row, rows + item(LONGS, address, 1) * row)
@@ -212,17 +219,20 @@ def _middle(
         while address < last:
             exchange_16(like, rows + item(LONGS, address, 0) * row, rows + item(LONGS, address, 1) * row)
             address += 16
+    half, below = item(LONGS, plan, 4), item(LONGS, plan, 5)
     is_careful = False
     for group in range(0, width, LANES):
+        begin, findings = rows + group * size, found + group * size
+        middle = findings + 4 * TILE * size
+        if take_middle(like, begin, row, count, half, below, findings, middle):
+            sign_zeros(like, begin, row, count, below, findings, middle)
         is_careful |= finish(
             like,
             reals,
-            found + group * size,
+            findings,
             sums + group * 8,
-            rows + lower * row + group * size,
-            rows + upper * row + group * size,
+            middle,
             count,
-            has_missing,
             out + group * size,
             real_out + group * reals.itemsize,
             stride,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -21,34 +20,9 @@ from efd_pipelines.tiers.vectors import (
     integer_of,
     intrinsic,
     load,
-    maximum,
-    minimum,
     splat,
-    store,
     variable,
 )
-
-
-def _comparator(lanes: int) -> Callable[..., Any]:
-    def exchange(context: Any, like: Any, low: Any, high: Any) -> Any:
-        kind = Values(like, lanes)
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _, low, high = arguments
-            one = load(builder, low, kind.keys, kind.bytes)
-            other = load(builder, high, kind.keys, kind.bytes)
-            store(builder, minimum(builder, one, other), low, kind.bytes)
-            store(builder, maximum(builder, one, other), high, kind.bytes)
-            return context.get_dummy_value()
-
-        return types.void(like, types.int64, types.int64), generate
-
-    return exchange
-
-
-# Puts the smaller key of each lane to the first address, the larger to the second.
-exchange_64 = intrinsic(_comparator(4 * LANES))
-exchange_16 = intrinsic(_comparator(LANES))
 
 
 @intrinsic

@@ -18,11 +18,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from efd_pipelines.archive.lanes import processors
-from efd_pipelines.tiers.networks import middle_rows, network
+from efd_pipelines.tiers.networks import network
 
 _TILE, _NARROW, _GROUP, _LINE = 64, 16, 16, 64
+_NO_LIMIT = int(np.iinfo(np.int64).max)
 _VALUES_A_THREAD = 1 << 20
-_SAMPLES_A_GO = 1 << 15
+_SAMPLES_A_GO = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,9 @@ class Statistics:
     """Figures of each window and column, arrays (columns, windows), a column's one after the other in memory.
 
     `first` is the first sample as it is, NaN included. `missing` says how many samples are none, and is itself None
-    where all are some; where nothing is left the others mean nothing, stdev also at one. Mean, median, stdev and the
-    quartiles, None where they were not asked for, are in the type of floats, for integers in double.
+    where all are some; `least` is how many the window has that has fewest. Where nothing is left the others mean
+    nothing, stdev also at one. Mean, median, stdev and the quartiles, None where they were not asked for, are in the
+    type of floats, for integers in double.
     """
 
     first: NDArray[Any]
@@ -40,7 +42,8 @@ class Statistics:
     mean: NDArray[Any]
     median: NDArray[Any]
     stdev: NDArray[Any]
-    missing: NDArray[np.int64] | None
+    missing: NDArray[np.integer[Any]] | None
+    least: int
     q1: NDArray[Any] | None = None
     q3: NDArray[Any] | None = None
 
@@ -88,7 +91,9 @@ def window_statistics(
         return statistics_of(Samples.of_tile(tile), starts, ends, quartiles=quartiles)
     names = ("first", "missing", *_FIGURES, *(_QUARTILES if quartiles else ()))
     columns = [_sparse(values, there, starts, ends, names[2:]) for values, there in zip(tile, present, strict=True)]
-    return Statistics(**{name: np.concatenate([getattr(column, name) for column in columns]) for name in names})
+    least = min((column.least for column in columns), default=0)
+    figures = {name: np.concatenate([getattr(column, name) for column in columns]) for name in names}
+    return Statistics(**figures, least=least)
 
 
 _FIGURES = ("minimum", "maximum", "mean", "median", "stdev")
@@ -109,7 +114,8 @@ def _sparse(
     found = statistics_of(left, before[starts][some], before[ends][some], quartiles="q1" in names)
     missing = (ends - starts) - (before[ends] - before[starts])
     spread = {name: _spread(getattr(found, name), some) for name in names}
-    return Statistics(first=values[starts][None, :], missing=missing[None, :], **spread)
+    least = int((before[ends] - before[starts]).min(initial=_NO_LIMIT))
+    return Statistics(first=values[starts][None, :], missing=missing[None, :], least=least, **spread)
 
 
 def _spread(figures: NDArray[Any], some: NDArray[np.bool_]) -> NDArray[Any]:
@@ -130,25 +136,28 @@ def statistics_of(
     shape = (samples.columns, len(starts))
     extremes = _lines(shape, bits)
     reals = _lines(shape, kind if kind.kind == "f" else np.dtype(np.float64))
-    missing = np.zeros(shape, np.int64)
-    incomplete = 0
+    missing = np.zeros(shape, np.int32)
+    incomplete, least = 0, int((ends - starts).min(initial=_NO_LIMIT))
     if samples.columns and len(starts):
         starts, ends = np.ascontiguousarray(starts), np.ascontiguousarray(ends)
+        networks = _networks(tuple(np.unique(ends - starts).tolist()))
         work = [
-            (samples, starts, ends, columns, windows, extremes, reals, missing)
+            (samples, starts, ends, networks, columns, windows, extremes, reals, missing)
             for columns in _parts(samples.columns, _TILE)
             for windows in _ranges(starts, ends)
         ]
         threads = min(processors(), len(work), int(samples.columns * (ends[-1] - starts[0])) // _VALUES_A_THREAD)
         if threads > 1:
             with ThreadPoolExecutor(threads, "statistics") as pool:
-                incomplete = sum(pool.map(lambda one: _compute(*one), work))
+                done = list(pool.map(lambda one: _compute(*one), work))
         else:
-            incomplete = sum(_compute(*one) for one in work)
+            done = [_compute(*one) for one in work]
+        incomplete = sum(some for some, _ in done)
+        least = min(least, *(fewest for _, fewest in done))
     first, minimum, maximum = extremes.view(kind)[..., : len(starts)]
     mean, median, stdev = reals[..., : len(starts)]
     q1, q3 = _quartiles(samples, starts, ends) if quartiles else (None, None)
-    return Statistics(first, minimum, maximum, mean, median, stdev, missing if incomplete else None, q1, q3)
+    return Statistics(first, minimum, maximum, mean, median, stdev, missing if incomplete else None, least, q1, q3)
 
 
 def _quartiles(samples: Samples, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[Any]:
@@ -210,19 +219,20 @@ def _compute(
     samples: Samples,
     starts: NDArray[np.int64],
     ends: NDArray[np.int64],
+    networks: tuple[NDArray[np.int64], NDArray[np.int64]],
     columns: slice,
     windows: slice,
     extremes: NDArray[Any],
     reals: NDArray[Any],
-    missing: NDArray[np.int64],
-) -> int:
-    """Some windows of some columns."""
+    missing: NDArray[np.int32],
+) -> tuple[int, int]:
+    """Some windows of some columns. Returns how many lack samples, and how many are left of the one that has fewest."""
     from efd_pipelines.tiers.kernel import window_statistics as compute
     from efd_pipelines.tiers.tiles import room_bytes
 
-    longest = int((ends - starts)[windows].max())
+    longest = int((ends[windows] - starts[windows]).max())
     memory = _memory(room_bytes(samples.dtype.itemsize, longest))
-    comparators, networks = _networks(tuple(np.unique((ends - starts)[windows]).tolist()))
+    comparators, plans = networks
     lanes = columns.stop - columns.start
     width = _TILE if lanes > _NARROW else _NARROW
     table = samples.addresses[:, columns]
@@ -230,44 +240,42 @@ def _compute(
     infinity = extremes.dtype.type(np.iinfo(extremes.dtype).max)
     if samples.dtype.kind == "f":
         infinity = np.array(np.inf, samples.dtype).view(extremes.dtype)[()]
-    return int(
-        compute(
-            np.empty(0, samples.dtype),
-            table,
-            samples.bounds,
-            columns.start,
-            lanes,
-            starts,
-            ends,
-            windows.start,
-            windows.stop,
-            longest,
-            comparators,
-            networks,
-            infinity,
-            memory.ctypes.data,
-            extremes,
-            reals,
-            missing,
-        )
+    incomplete, least = compute(
+        np.empty(0, samples.dtype),
+        table,
+        samples.bounds,
+        columns.start,
+        lanes,
+        starts,
+        ends,
+        windows.start,
+        windows.stop,
+        longest,
+        comparators,
+        plans,
+        infinity,
+        memory.ctypes.data,
+        extremes,
+        reals,
+        missing,
     )
+    return int(incomplete), int(least)
 
 
 @functools.lru_cache(maxsize=16)
 def _networks(lengths: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The networks for windows of these lengths, one after the other, and where each is, as the kernel takes them."""
+    """The comparators of the networks for windows of these lengths, and the plans, as the kernel takes them."""
     from efd_pipelines.tiers.tiles import MAX_NETWORK
 
-    places = np.zeros((MAX_NETWORK + 1, 8), np.int64)
+    plans = np.zeros((MAX_NETWORK + 1, 8), np.int64)
     parts: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
     begin = 0
     for samples in lengths:
         if samples > MAX_NETWORK:
             break
-        for place, complete in ((0, True), (4, False)):
-            rows = middle_rows(samples, complete=complete)
-            part = network(samples, rows)
-            places[samples, place : place + 4] = (begin, begin + len(part), rows[0], rows[-1])
-            parts.append(part)
-            begin += len(part)
-    return np.concatenate(parts), places
+        one = network(samples)
+        end = begin + len(one.comparators)
+        plans[samples, :6] = (one.blocks, one.short_blocks, begin, end, one.half, one.below)
+        parts.append(one.comparators)
+        begin = end
+    return np.concatenate(parts), plans

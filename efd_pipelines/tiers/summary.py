@@ -340,8 +340,10 @@ _ARROW = {np.dtype(name): getattr(pa, name)() for name in ("float32", "float64",
 
 
 def _figures(statistics: Statistics, windows: Windows) -> Iterator[_Figure]:
-    count = windows.counts if statistics.missing is None else windows.counts - statistics.missing
-    least = int(count.min(initial=2))
+    least = statistics.least
+    count = windows.counts
+    if least < 2 and statistics.missing is not None:
+        count = count - statistics.missing
     for name, values, needed in (
         ("min", statistics.minimum, 1),
         ("max", statistics.maximum, 1),

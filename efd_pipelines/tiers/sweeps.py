@@ -11,6 +11,7 @@ from numba.core import types
 from efd_pipelines.tiers.vectors import (
     DOUBLE,
     LANES,
+    SHORT,
     Values,
     after,
     any_of,
@@ -115,16 +116,107 @@ def sweep_present(
 
 
 @intrinsic
+def sweep_rows(context: Any, like: Any, source: Any, stride: Any, rows: Any, found: Any, sums: Any) -> Any:
+    """Extremes and sums of rows of 16 values, lane by lane.
+
+    `found` gets four rows: the smallest value, the largest, the first, whence deviations are measured, and how many
+    there are; `sums` the sum of deviations and of their squares. At least one row. Returns whether there may be a NaN:
+    then nothing of it counts. Which zero is the smallest or the largest is left open.
+    """
+    kind = Values(like)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, source, stride, rows, found, sums = arguments
+        origin = load(builder, source, kind.keys, kind.bytes)
+        smallest, largest = kind.ends()
+        low, high = variable(builder, largest), variable(builder, smallest)
+        none = ir.Constant(kind.reals, [0.0] * LANES)
+        total, squares = variable(builder, none), variable(builder, none)
+        with cgutils.for_range(builder, rows) as loop:
+            value = load(builder, after(builder, source, loop.index, stride), kind.numbers, kind.bytes)
+            deviation = kind.deviations(builder, builder.bitcast(value, kind.keys), origin)
+            _add(builder, deviation, total, squares)
+            builder.store(kind.extremes(builder, value, builder.load(low))[0], low)
+            builder.store(kind.extremes(builder, builder.load(high), value)[1], high)
+        count = splat(builder, builder.trunc(rows, kind.integer) if kind.bits < 64 else rows, kind.keys)
+        _put(builder, found, kind, [builder.load(low), builder.load(high), origin, count])
+        _put(builder, sums, kind, [builder.load(total), builder.load(squares)])
+        if not kind.is_float:
+            return ir.Constant(ir.IntType(1), 0)
+        # NaN is left of any sum with NaN.
+        return any_of(builder, builder.fcmp_unordered("uno", builder.load(total), none))
+
+    return types.boolean(like, *([types.int64] * 5)), generate
+
+
+@intrinsic
+def sweep_some(context: Any, like: Any, source: Any, stride: Any, rows: Any, found: Any, sums: Any) -> Any:
+    """The same where there may be NaNs, which are left out, and replaced by +∞ and −∞ in turn.
+
+    That leaves the middle of each lane in the middle. Returns whether there was one.
+    """
+    kind = Values(like)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, source, stride, rows, found, sums = arguments
+        if not kind.is_float:
+            return ir.Constant(ir.IntType(1), 0)
+
+        def row(place: Any) -> tuple[Any, Any]:
+            address = after(builder, source, place, stride)
+            return address, load(builder, address, kind.floats, kind.bytes)
+
+        start = variable(builder, ir.Constant(kind.floats, [float("nan")] * LANES))
+        with cgutils.for_range(builder, rows) as loop:
+            here = builder.load(start)
+            begun = builder.fcmp_ordered("ord", here, here)
+            here = builder.select(begun, here, row(loop.index)[1])
+            builder.store(here, start)
+            missing = any_of(builder, builder.fcmp_unordered("uno", here, here))
+            with builder.if_then(builder.not_(missing)):
+                loop.do_break()
+        origin = builder.bitcast(builder.load(start), kind.keys)
+        smallest, largest = kind.ends()
+        low, high = variable(builder, largest), variable(builder, smallest)
+        none = ir.Constant(kind.reals, [0.0] * LANES)
+        total, squares = variable(builder, none), variable(builder, none)
+        count, turn = variable(builder, kind.splat(0)), variable(builder, kind.splat(0))
+        sign = kind.splat(1 << (kind.bits - 1))
+        with cgutils.for_range(builder, rows) as loop:
+            address, value = row(loop.index)
+            present = builder.fcmp_ordered("ord", value, value)
+            deviation = kind.deviations(builder, builder.bitcast(value, kind.keys), origin)
+            _add(builder, builder.select(present, deviation, none), total, squares)
+            builder.store(kind.extremes(builder, value, builder.load(low))[0], low)
+            builder.store(kind.extremes(builder, builder.load(high), value)[1], high)
+            builder.store(builder.sub(builder.load(count), builder.sext(present, kind.keys)), count)
+            replacement = builder.xor(builder.bitcast(largest, kind.keys), builder.load(turn))
+            replacement = builder.bitcast(replacement, kind.floats)
+            store(builder, builder.select(present, value, replacement), address, kind.bytes)
+            other = builder.xor(builder.load(turn), sign)
+            builder.store(builder.select(present, builder.load(turn), other), turn)
+        _put(builder, found, kind, [builder.load(low), builder.load(high), origin, builder.load(count)])
+        _put(builder, sums, kind, [builder.load(total), builder.load(squares)])
+        all_rows = splat(builder, builder.trunc(rows, kind.integer) if kind.bits < 64 else rows, kind.keys)
+        return any_of(builder, builder.icmp_signed("<", builder.load(count), all_rows))
+
+    return types.boolean(like, *([types.int64] * 5)), generate
+
+
+def _add(builder: Any, deviation: Any, total: Any, squares: Any) -> None:
+    builder.store(builder.fadd(builder.load(total), deviation), total)
+    builder.store(builder.fadd(builder.load(squares), builder.fmul(deviation, deviation)), squares)
+
+
+@intrinsic
 def finish(
     context: Any,
     like: Any,
     real: Any,
     found: Any,
     sums: Any,
-    lower: Any,
-    upper: Any,
+    middle: Any,
     rows: Any,
-    has_missing: Any,
     extremes: Any,
     reals: Any,
     stride: Any,
@@ -132,13 +224,13 @@ def finish(
 ) -> Any:
     """Figures of a window of `rows` rows: minimum, maximum; mean, median and stdev, in the type of `real`.
 
-    `lower` and `upper` are the rows that the middle was brought to. The figures of each kind lie one stride apart.
-    Returns whether some mean or stdev is not finite, or may have wrapped around.
+    `found` and `sums` are what a sweep gave, `middle` the two middle rows. The figures of each kind lie one stride
+    apart. Returns whether some mean or stdev is not finite, or may have wrapped around.
     """
     kind = Values(like)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, _, found, sums, lower, upper, rows, has_missing, extremes, reals, stride, real_stride = arguments
+        _, _, found, sums, middle, rows, extremes, reals, stride, real_stride = arguments
         row, real_row = 4 * LANES * kind.bytes, 4 * LANES * 8
 
         def keys(base: Any, n: int = 0) -> Any:
@@ -148,29 +240,40 @@ def finish(
             return load(builder, builder.add(sums, constant(n * real_row)), kind.reals, 8)
 
         all_rows = splat(builder, builder.trunc(rows, kind.integer) if kind.bits < 64 else rows, kind.keys)
-        count = all_rows
-        if kind.is_float:
-            count = builder.select(builder.icmp_signed("!=", has_missing, constant(0)), keys(found, 3), all_rows)
+        count = keys(found, 3) if kind.is_float else all_rows
         one, half = ir.Constant(kind.reals, [1.0] * LANES), ir.Constant(kind.reals, [0.5] * LANES)
         number = builder.sitofp(count, kind.reals)
         samples = builder.select(builder.fcmp_ordered("<", number, one), one, number)
+        below = builder.fsub(samples, one)
+        below = builder.select(builder.fcmp_ordered("<", below, one), one, below)
+
+        def quotient(dividend: Any, divisor: Any) -> Any:
+            """Of single precision at the end, a product does as well, if the divisor is the same in all lanes."""
+            if real.dtype.bitwidth > 32:
+                return builder.fdiv(dividend, divisor)
+            first = builder.extract_element(divisor, ir.Constant(SHORT, 0))
+            inverse = splat(builder, builder.fdiv(ir.Constant(DOUBLE, 1.0), first), kind.reals)
+            found = variable(builder, builder.fmul(dividend, inverse))
+            differing = any_of(builder, builder.fcmp_ordered("!=", divisor, splat(builder, first, kind.reals)))
+            with builder.if_then(differing, likely=False):
+                builder.store(builder.fdiv(dividend, divisor), found)
+            return builder.load(found)
+
         total = sum_of(0)
-        deviation = builder.fdiv(total, samples)
+        deviation = quotient(total, samples)
         mean = builder.fadd(kind.doubles(builder, keys(found, 2)), deviation)
         square = builder.fsub(sum_of(1), builder.fmul(deviation, total))
         none = ir.Constant(kind.reals, [0.0] * LANES)
         square = builder.select(builder.fcmp_ordered("<", square, none), none, square)
-        below = builder.fsub(samples, one)
-        below = builder.select(builder.fcmp_ordered("<", below, one), one, below)
-        stdev = called(builder, f"llvm.sqrt.v{LANES}f64", kind.reals, builder.fdiv(square, below))
-        low = kind.doubles(builder, kind.flipped(builder, keys(lower)))
-        high = kind.doubles(builder, kind.flipped(builder, keys(upper)))
+        stdev = called(builder, f"llvm.sqrt.v{LANES}f64", kind.reals, quotient(square, below))
+        low = kind.doubles(builder, keys(middle))
+        high = kind.doubles(builder, keys(middle, 1))
         odd = builder.trunc(count, ir.VectorType(ir.IntType(1), LANES))
         all_odd = builder.trunc(all_rows, ir.VectorType(ir.IntType(1), LANES))
-        # With an even number of rows a single middle one is in the lower, with an odd number in the upper.
+        # With an even number of rows a single middle one is the lower, with an odd number the upper.
         single = builder.select(all_odd, high, low)
         median = builder.select(odd, single, builder.fmul(builder.fadd(low, high), half))
-        for n, bits in enumerate((kind.flipped(builder, keys(found)), kind.flipped(builder, keys(found, 1)))):
+        for n, bits in enumerate((keys(found), keys(found, 1))):
             store(builder, bits, after(builder, extremes, constant(n), stride), kind.bytes)
         for n, figure in enumerate((mean, median, stdev)):
             place = after(builder, reals, constant(n), real_stride)
@@ -186,7 +289,7 @@ def finish(
             doubtful = builder.or_(doubtful, builder.icmp_signed("<", width, kind.splat(0)))
         return any_of(builder, doubtful)
 
-    return types.boolean(like, real, *([types.int64] * 10)), generate
+    return types.boolean(like, real, *([types.int64] * 8)), generate
 
 
 def _put(builder: Any, address: Any, kind: Values, vectors: Sequence[Any]) -> None:

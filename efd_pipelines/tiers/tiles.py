@@ -25,16 +25,23 @@ GROUP = 16
 
 def room_bytes(size: int, longest: int) -> int:
     """Memory that a tile takes, of values of `size` bytes and windows of at most so many samples."""
-    kept = 3 * GROUP * TILE * (size + 8) + 4 * TILE * (size + 8)
-    return kept + _rows_together(longest) * TILE * size + (2 * longest * size if longest > MAX_NETWORK else 0) + 64 * 8
+    kept = 3 * GROUP * TILE * (size + 8) + TILE * (6 * size + 4 * 8)
+    rows = _rows_together(longest) * _row_bytes(TILE, size)
+    return kept + rows + (2 * longest * size if longest > MAX_NETWORK else 0) + 64 * 8
 
 
 def _rows_together(longest: int) -> int:
     return max(MAX_ROWS, min(longest, MAX_NETWORK))
 
 
+def _row_bytes(width: int, size: int) -> int:
+    return width * size + 64
+
+
 rows_together = compiled(_rows_together)
-"""Samples for which there is room to transpose them, of windows of at most so many."""
+"""Rows for which there is room, of windows of at most so many samples."""
+row_bytes = compiled(_row_bytes)
+"""From one row to the next: a cache line more than it has, lest every sixteenth be mistaken for the same."""
 
 
 @compiled
@@ -63,7 +70,7 @@ def chunk_of(chunks: Any, sample: int) -> Any:
 def gather(keyed: Any, table: Any, chunks: Any, first: int, end: int, buffer: int) -> None:
     """Samples [first, end) into rows."""
     width, size = table.shape[1], keyed.itemsize
-    square = 64 // size
+    row, square = row_bytes(width, size), 64 // size
     chunk = chunk_of(chunks, first)
     rows = end - first
     if rows < square or end > chunks[chunk + 1]:
@@ -72,14 +79,14 @@ def gather(keyed: Any, table: Any, chunks: Any, first: int, end: int, buffer: in
                 chunk += 1
             for lane in range(width):
                 bits = item(keyed, table[chunk, lane], sample - chunks[chunk])
-                put_item(keyed, buffer, (sample - first) * width + lane, bits)
+                put_item(keyed, buffer + (sample - first) * row, lane, bits)
         return
     for group in range(0, width, LANES):
         addresses = table.ctypes.data + 8 * (chunk * width + group)
-        for row in range(0, rows, square):
-            begin = min(row, rows - square)
+        for place in range(0, rows, square):
+            begin = min(place, rows - square)
             offset = (first - chunks[chunk] + begin) * size
-            transpose_columns(keyed, addresses, offset, buffer + (begin * width + group) * size, width * size)
+            transpose_columns(keyed, addresses, offset, buffer + begin * row + group * size, row)
 
 
 @compiled

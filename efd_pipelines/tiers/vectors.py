@@ -41,6 +41,7 @@ class Values:
         self.keys = ir.VectorType(self.integer, lanes)
         self.reals = ir.VectorType(DOUBLE, lanes)
         self.floats = ir.VectorType(ir.FloatType() if self.bits == 32 else DOUBLE, lanes)
+        self.numbers = self.floats if self.is_float else self.keys
 
     def splat(self, value: int) -> ir.Constant:
         return ir.Constant(self.keys, [value] * self.lanes)
@@ -72,6 +73,19 @@ class Values:
         if not self.is_float and self.bits == 64:
             return builder.sitofp(builder.sub(bits, origin), self.reals)
         return builder.fsub(self.doubles(builder, bits), self.doubles(builder, origin))
+
+    def extremes(self, builder: Any, one: Any, other: Any) -> tuple[Any, Any]:
+        """The smaller value and the larger, one of each where they are equal; the other where one is NaN."""
+        compare = builder.fcmp_ordered if self.is_float else builder.icmp_signed
+        below = compare("<", one, other)
+        return builder.select(below, one, other), builder.select(below, other, one)
+
+    def ends(self) -> tuple[Any, Any]:
+        """The smallest number that there is, and the largest."""
+        if self.is_float:
+            infinity = float("inf")
+            return ir.Constant(self.floats, [-infinity] * self.lanes), ir.Constant(self.floats, [infinity] * self.lanes)
+        return self.splat(~self.largest), self.splat(self.largest)
 
     def is_present(self, builder: Any, keys: Any) -> Any:
         """Which keys are no NaN."""
@@ -134,6 +148,16 @@ def prefetch(builder: Any, address: Any) -> None:
     kind = ir.FunctionType(ir.VoidType(), [place.type, SHORT, SHORT, SHORT])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     builder.call(function, [place, *(ir.Constant(SHORT, hint) for hint in (0, 2, 1))])
+
+
+def fenced(builder: Any, value: Any) -> Any:
+    """The value, which LLVM must have before it looks at what is done with it."""
+    name = f"llvm.arithmetic.fence.v{value.type.count}{_suffix(value.type.element)}"
+    return called(builder, name, value.type, value)
+
+
+def _suffix(kind: Any) -> str:
+    return "f64" if kind == DOUBLE else "f32"
 
 
 def splat(builder: Any, value: Any, kind: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from efd_pipelines.tiers.networks import LONG_BLOCK, SHORT_BLOCK, network, sorting
 from efd_pipelines.tiers.statistics import Statistics, window_statistics
 
 NAN, INF = math.nan, math.inf
@@ -73,9 +74,12 @@ def check_order_statistics(windows: list[list[float]], dtype: Any) -> None:
         assert bits(result.minimum[0, n], dtype) == bits(ordered[0], dtype)
         assert bits(result.maximum[0, n], dtype) == bits(ordered[-1], dtype)
         with np.errstate(all="ignore"):
-            expected = np.median(np.array(ordered, np.float64)).astype(dtype)
+            low, high = np.float64(ordered[(len(ordered) - 1) // 2]), np.float64(ordered[len(ordered) // 2])
+            expected = dtype(low if len(ordered) % 2 else (low + high) / 2)
         assert result.median.dtype == dtype
-        assert np.array_equal(result.median[0, n], expected, equal_nan=True)
+        assert np.isnan([result.median[0, n], expected]).all() or bits(result.median[0, n], dtype) == bits(
+            expected, dtype
+        )
 
 
 @settings(deadline=None)
@@ -102,11 +106,50 @@ def test_mean_and_stdev_agree_with_exact_fractions(windows: list[list[float]]) -
         samples = [value for value in window if not math.isnan(value)]
         largest = max((abs(value) for value in samples), default=0.0)
         if samples:
-            assert result.mean[0, n] == pytest.approx(statistics.mean(samples), rel=1e-14, abs=1e-15 * largest)
+            assert result.mean[0, n] == pytest.approx(statistics.mean(samples), rel=1e-14, abs=1e-15 * largest + 5e-324)
         if len(samples) > 1:
             expected = statistics.stdev(samples)
             # Squares of deviations below 1e-154 are below the smallest double, as they are for numpy.
             assert result.stdev[0, n] == pytest.approx(expected, rel=1e-12, abs=1e-15 * largest + 1e-150)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_zeros_have_their_signs_among_any_number_of_samples(dtype: Any) -> None:
+    random = np.random.default_rng(3)
+    values = np.array([-1.0, -0.0, -0.0, 0.0, 0.0, 1.0, NAN, INF, -INF])
+    for few in (values, values[1:7], values[1:5], values[:3]):
+        windows = [random.choice(few, size).tolist() for size in range(1, 140)]
+        check_order_statistics(windows, dtype)
+
+
+@pytest.mark.parametrize("samples", [*range(1, 70), 96, 127, 128, 129, 255, 257, 400, 511, 512])
+def test_networks_find_the_middle(samples: int) -> None:
+    """Of zeros and ones in any number and order: then of everything (Knuth, The Art of Computer Programming, 5.3.4)."""
+    random = np.random.default_rng(samples)
+    ones = random.integers(0, samples + 1, 400)
+    rows = random.permuted(np.arange(samples)[:, None] < ones[None, :], axis=0).astype(np.int64)
+    expected = np.sort(rows, axis=0)
+    plan = network(samples)
+    lengths = [LONG_BLOCK] * plan.blocks + [SHORT_BLOCK] * plan.short_blocks
+    for begin, length in zip(np.cumsum([0, *lengths]), lengths, strict=False):
+        for low, high in sorting(length):
+            rows[begin + low], rows[begin + high] = np.sort(rows[[begin + low, begin + high]], axis=0)
+    for low, high in plan.comparators:
+        rows[[low, high]] = np.sort(rows[[low, high]], axis=0)
+    first, second = rows[: plan.half], rows[plan.half :]
+    begin = max(0, plan.below - len(second))
+    others = second[: plan.below - begin][::-1]
+    lower = np.vstack((first[max(begin - 1, 0) : begin], np.minimum(first[begin : plan.below], others)))
+    upper = np.vstack((first[plan.below : plan.below + 1], np.maximum(first[begin : plan.below], others)))
+    assert np.array_equal(upper.min(axis=0), expected[samples // 2])
+    if samples > 1:
+        assert np.array_equal(lower.max(axis=0), expected[samples // 2 - 1])
+
+
+def test_the_least_number_of_samples_is_told() -> None:
+    assert computed([[1.0] * 9, [1.0, NAN, 2.0, NAN], [3.0] * 3], np.float64).least == 2
+    assert computed([[1.0] * 9, [2.0] * 4], np.float32).least == 4
+    assert computed([[NAN] * 600, [1.0] * 700], np.float64).least == 0
 
 
 def test_equal_samples_have_no_deviation() -> None:
