@@ -115,7 +115,7 @@ def test_growth_is_shown_and_warns_of_a_store_that_is_soon_full(
     monkeypatch.setenv("EFD_CONFIG", "site.yaml")
     result = executed(site, instance, dg.AssetKey("storage_growth"))
     (event,) = result.asset_materializations_for_node("storage_growth")
-    shown = {name: value.value for name, value in event.metadata.items()}
+    shown: dict[str, Any] = {name: value.value for name, value in event.metadata.items()}
     assert shown["cluster_tb_last_year"] == 760
     assert "](data:image/png;base64," in shown["report"]
     assert shown["forecast_year_lower_gb"] <= shown["forecast_year_gb"] <= shown["forecast_year_upper_gb"]
