@@ -20,7 +20,7 @@ from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.archive.merging import merge
 from efd_pipelines.archive.sealing import seal
 from efd_pipelines_tests.unit.archive.builders import Topic
-from efd_pipelines_tests.unit.archive.test_merging import WEEK, topic_with
+from efd_pipelines_tests.unit.archive.small_files import WEEK, topic_with
 
 DAY_S = 86_400
 LATER = datetime(2027, 1, 1, tzinfo=UTC)

@@ -1,11 +1,13 @@
-"""Merging: few files, the same rows, and bytes that depend on the rows alone."""
+"""Merging: few files, the same rows, and bytes that depend on the rows alone.
+
+Where something is in its way: `test_merging_faults.py`.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,10 @@ from efd_pipelines.archive import form, merging, runs
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.dead_letters import dead_frames, dead_letters
 from efd_pipelines.archive.files import DataFile, sort_rows, write_data_file
-from efd_pipelines.archive.form import form_of, row_groups, survey
+from efd_pipelines.archive.form import row_groups, survey
 from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.merging import (
     MAX_FILES,
-    Merger,
-    MergeResult,
     crowded,
     files_to_merge,
     merge,
@@ -34,48 +34,30 @@ from efd_pipelines.archive.merging import (
 )
 from efd_pipelines.archive.reading import read_file
 from efd_pipelines.archive.runs import Room, Run, merged
-from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.sealing import seal
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
-from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
-from efd_pipelines.errors import StaleWriter
+from efd_pipelines.archive.tables import commit, open_table
 from efd_pipelines.settings import load_settings
-from efd_pipelines.times import Week
 from efd_pipelines.topics.layout import TIME
-from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.unit.archive.builders import Topic, schema_of
+from efd_pipelines_tests.unit.archive.small_files import (
+    LATER,
+    PLAIN,
+    SECOND_US,
+    WEEK,
+    files_of,
+    opened,
+    seconds,
+    topic_with,
+)
 
-WEEK = Week.parse("2026-11-16")
 NOON = WEEK.start + timedelta(hours=12)
-LATER = datetime(2027, 1, 1, tzinfo=UTC)
-SECOND_US = 1_000_000
+
+
 DAY_US = 86_400 * SECOND_US
+
+
 FLOATS = {"type": "array", "items": "float", "default": [0.0, 0.0]}
-PLAIN = schema_of("x", ("value", "double"))
-
-
-def seconds(first: int, count: int) -> list[int]:
-    """Times a second apart from the beginning of the week."""
-    return [WEEK.start_us + (first + n) * SECOND_US for n in range(count)]
-
-
-def topic_with(archive: Archive, drains: int, count: int = 10) -> Topic:
-    """A topic of which each drain made one file of the same day."""
-    topic = Topic(archive)
-    for n in range(drains):
-        topic.send(PLAIN, seconds(n * count, count), value=np.arange(count) + n / 7)
-        topic.drain()
-    return topic
-
-
-def files_of(topic: Topic) -> list[DataFile]:
-    return topic.archive.snapshot(topic.dataset).files()
-
-
-def opened(topic: Topic) -> TableSnapshot:
-    snapshot = open_table(topic.archive.store, topic.relative)
-    assert snapshot is not None
-    return snapshot
 
 
 def test_a_finished_slice_becomes_one_file_with_the_same_rows(archive: Archive) -> None:
@@ -249,67 +231,6 @@ def test_a_late_record_is_merged_into_its_slice(archive: Archive) -> None:
     assert file.rows == 31
 
 
-def test_of_two_merges_one_is_refused_and_nothing_is_doubled(archive: Archive) -> None:
-    topic = topic_with(archive, 3)
-    snapshot = opened(topic)
-    surveys = [survey(snapshot, file) for file in snapshot.files()]
-    whole = form_of(snapshot, surveys, WriterSchemas(archive.store))
-    merge(archive, now=LATER)
-    with pytest.raises(StaleWriter):
-        Merger(archive, "", MergeResult()).replace(topic.dataset, snapshot, surveys, whole, [])
-    assert archive.read(topic.dataset).num_rows == 30
-
-
-def test_records_that_are_drained_during_a_merge_are_kept(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    topic = topic_with(archive, 3)
-    write = form.write_merged
-
-    def drain_and_write(*given: Any) -> DataFile | None:
-        written = write(*given)
-        topic.send(PLAIN, seconds(100, 10), value=np.ones(10))
-        topic.drain()
-        return written
-
-    monkeypatch.setattr(merging, "write_merged", drain_and_write)
-    merge(archive, now=LATER)
-    assert archive.read(topic.dataset).num_rows == 40
-    assert len(files_of(topic)) == 2
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 1
-    path.write_bytes(data)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-9])
-
-
-def spoil_footer(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-200:-8] = bytes(192)
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize("damage", [flip, cut, spoil_footer, Path.unlink])
-def test_nothing_is_made_of_a_damaged_file_and_others_are_merged(
-    archive: Archive, damage: Callable[[Path], None]
-) -> None:
-    topic, other = topic_with(archive, 3), Topic(archive, Dataset("lsst.sal.Test.zzz"))
-    for n in range(2):
-        other.send(PLAIN, seconds(n, 1), value=[n])
-        other.drain()
-    files = files_of(topic)
-    damage(Path(files[1].uri))
-    result = merge(archive, now=LATER)
-    (problem,) = result.problems
-    assert (problem.topic, problem.slice) == (topic.dataset.text, "2026-11-16")
-    assert "is not" in problem.detail
-    assert files_of(topic) == files
-    assert len(files_of(other)) == 1
-
-
 def test_rows_of_history_give_way_to_kafkas(archive: Archive) -> None:
     topic = topic_with(archive, 1)
     snapshot = opened(topic)
@@ -390,19 +311,6 @@ def test_a_sealed_week_is_not_looked_at_again(archive: Archive) -> None:
     assert crowded(archive, now=LATER)
     seal(archive, archive.settings, week=WEEK, now=LATER)
     assert not crowded(archive, now=LATER)
-
-
-def test_a_merge_that_would_lose_a_row_is_not_committed(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    topic = topic_with(archive, 2)
-
-    def one_row_less(*given: Any) -> DataFile | None:
-        written = form.write_merged(*given)
-        return None if written is None else replace(written, rows=written.rows - 1)
-
-    monkeypatch.setattr(merging, "write_merged", one_row_less)
-    result = merge(archive, now=LATER)
-    assert "20 rows were to be merged, 19 were read" in result.problems[0].detail
-    assert len(files_of(topic)) == 2
 
 
 def test_no_more_than_the_room_is_held(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
