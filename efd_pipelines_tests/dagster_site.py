@@ -27,7 +27,7 @@ _OFTEN = """
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._daemon import controller
 from dagster._daemon.cli import main
-controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 1
+controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 2
 QueuedRunCoordinator.dequeue_interval_seconds = 1
 main()
 """
@@ -74,7 +74,7 @@ class Webserver(_Process):
 
 
 class Daemon(_Process):
-    """The daemon, with intervals of a second: half of a backfill's time was its waiting for the next look."""
+    """The daemon, with intervals of a second or two: half of a backfill's time was its waiting for the next look."""
 
     name: ClassVar[str] = "daemon"
 
