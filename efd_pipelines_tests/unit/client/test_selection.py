@@ -128,19 +128,21 @@ def test_tiers_answer_where_they_fit_and_say_what_was_aggregated(builder: Archiv
     builder.add(FORCES, messages(seconds(600, 610, 0.02), columns=M1M3, first_seq=90_000), unit=SliceUnit.HOUR)
     late = archive.select(FORCES, "xForce", MONDAY, at(700), resolution="1s")
     assert [(start, end) for start, end in late.stale] == [(at(600), at(609.980001))]
-    slow = (
-        archive.select(TEMPERATURE, "*", MONDAY, at(1), resolution="1s")
-        if TEMPERATURE in archive.get_topics()
-        else None
-    )
-    assert slow is None
 
 
-def test_what_is_not_summarised_passes_a_tier_unchanged(builder: ArchiveBuilder, archive: EfdArchive) -> None:
+@pytest.mark.parametrize("resolution", ["1s", "1m", "1h", "auto"])
+def test_what_is_not_summarised_passes_a_tier_unchanged(
+    builder: ArchiveBuilder, archive: EfdArchive, resolution: str
+) -> None:
+    """Events, however many they are, and telemetry that is slower than the window."""
+    state = "lsst.sal.MTMount.logevent_summaryState"
     builder.add(TEMPERATURE, messages(seconds(0, 100)))
-    found = archive.select(TEMPERATURE, "temperatureItem0", MONDAY, at(100), resolution="1s")
-    assert found.aggregation is None
-    assert found.to_arrow().num_rows == 100
+    builder.add(state, messages(seconds(0, 50, 0.5), columns=[*PRIVATE, column("summaryState", pa.int32())]))
+    for topic in (state, TEMPERATURE) if resolution == "1s" else (state,):
+        found = archive.select(topic, "*", MONDAY, at(100), resolution=resolution, points=10)
+        assert (found.aggregation, found.portions[0].source.name) == (None, "archive")
+        assert found.to_arrow().equals(archive.select(topic, "*", MONDAY, at(100)).to_arrow())
+        assert found.to_arrow().num_rows == 100
 
 
 def test_lists_are_asked_for_by_element(builder: ArchiveBuilder, archive: EfdArchive) -> None:
