@@ -24,7 +24,6 @@ from efd_pipelines.times import from_microseconds, microseconds, parse_time, utc
 ROW_GROUP_BYTES = 32 * 1024 * 1024
 FILE_BYTES = 128 * 1024 * 1024
 LEAST_BYTES = 10 * 1024 * 1024
-_CHUNK_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +60,15 @@ class Part:
 
 
 def write_parts(
-    stage: Stage,
-    directory: str,
-    schema: pa.Schema,
-    tables: Iterable[pa.Table],
-    *,
-    piece: int = 0,
-    token: str = "",
-    group_bytes: int | None = None,
+    stage: Stage, directory: str, schema: pa.Schema, tables: Iterable[pa.Table], *, piece: int = 0, token: str = ""
 ) -> Iterator[Part]:
     """Writes rows sorted by time to files under `directory`, and gives each when it is whole.
 
     Files are named by the piece of work that makes them, their number in it, and their first time, so that names sort
-    as rows do; `token` tells what they were made of. `group_bytes` is the size of row groups, `ROW_GROUP_BYTES` else.
+    as rows do; `token` tells what they were made of.
     """
     clock = _Clock.of(schema)
-    for number, groups in enumerate(_files(row_groups(tables, clock.column, group_bytes))):
+    for number, groups in enumerate(_files(row_groups(tables, clock.column))):
         yield _write(stage, f"{directory}/part-{piece:05d}-{number:03d}", token, schema, groups, clock)
 
 
@@ -150,46 +142,27 @@ def _options(schema: pa.Schema) -> dict[str, Any]:
     return {**options, "write_statistics": [*options["write_statistics"], *sorted(named)]}
 
 
-def row_groups(tables: Iterable[pa.Table], column: str = "time", group_bytes: int | None = None) -> Iterator[pa.Table]:
-    """The rows in pieces of about `group_bytes`, or `ROW_GROUP_BYTES`; no two pieces share a time.
+def row_groups(tables: Iterable[pa.Table], column: str = "time") -> Iterator[pa.Table]:
+    """The rows in pieces of about `ROW_GROUP_BYTES`; no two pieces share a time.
 
     `tables` must be sorted by their `column` of times and share none between them.
     """
-    group_bytes = group_bytes or ROW_GROUP_BYTES
     waiting: list[pa.Table] = []
-    size = 0
     for table in tables:
-        size += table.nbytes
         waiting.append(table)
         del table  # nothing is held here while the next is read
-        _gather(waiting)
-        if size >= group_bytes:
-            yield from _cut(waiting, column, group_bytes)
-            size = 0
-    yield from _cut(waiting, column, group_bytes)
+        if sum(held.nbytes for held in waiting) >= ROW_GROUP_BYTES:
+            yield from _cut(waiting, column)
+    yield from _cut(waiting, column)
 
 
-def _gather(waiting: list[pa.Table]) -> None:
-    """Puts the last tables together where their columns are a few values each, two of about a size at a time.
-
-    A table of 20 windows of 4,800 statistics has 0.4 MiB of values and 5 MiB of what Arrow notes of its columns.
-    """
-    while len(waiting) > 1 and waiting[-2].num_rows < 2 * waiting[-1].num_rows and _is_sparse(waiting[-1]):
-        last = waiting.pop()
-        waiting.append(pa.concat_tables([waiting.pop(), last]).combine_chunks())
-
-
-def _is_sparse(table: pa.Table) -> bool:
-    return bool(table.nbytes < _CHUNK_BYTES * table.num_columns)
-
-
-def _cut(waiting: list[pa.Table], column: str, group_bytes: int) -> Iterator[pa.Table]:
+def _cut(waiting: list[pa.Table], column: str) -> Iterator[pa.Table]:
     """Takes the tables out of the list, in pieces of about the size of a row group."""
     if not waiting:
         return
     table = pa.concat_tables(waiting)
     waiting.clear()
-    step = -(-table.num_rows // max(1, round(table.nbytes / group_bytes)))
+    step = -(-table.num_rows // max(1, round(table.nbytes / ROW_GROUP_BYTES)))
     time = _times(table, column)
     pieces = []
     while len(time):

@@ -30,11 +30,8 @@ from efd_pipelines.tiers.summary import summarise
 
 _CELLS = 1_000_000
 _ROWS = 400_000
-_READ_BYTES = 16 * 1024 * 1024
-_TILE_BYTES = 8 * 1024 * 1024
-_GROUP_BYTES = 16 * 1024 * 1024
-"""Row groups of summaries: what computes them takes 150 MiB of memory itself, compiled as it is."""
-
+_READ_BYTES = 32 * 1024 * 1024
+_TILE_BYTES = 16 * 1024 * 1024
 _MOVED_BYTES = 4 * 1024 * 1024
 
 
@@ -90,7 +87,6 @@ class PieceWork:
             self._shaped(rows),
             piece=self.piece.number,
             token=self.piece.token,
-            group_bytes=_GROUP_BYTES if self.source.window_us else None,
         )
         made = tuple(parts)
         repeated = rows.repeated if isinstance(rows, Windows) else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -46,7 +45,6 @@ from efd_pipelines_tests.unit.exports.builders import (
 AZIMUTH = "lsst.sal.MTMount.azimuth"
 HARDPOINTS = "lsst.sal.MTM1M3.hardpointActuatorData"
 STATES = "lsst.sal.MTMount.logevent_azimuthMotionState"
-SCALE = os.environ.get("EFD_TEST_SCALE") == "1"
 NIGHT = (datetime(2023, 7, 28, tzinfo=UTC), datetime(2023, 7, 30, tzinfo=UTC))
 
 
@@ -256,8 +254,7 @@ def test_an_export_killed_anywhere_is_never_taken_for_a_whole_one_and_goes_on_wh
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("resample", ["", pytest.param("1s", marks=pytest.mark.skipif(not SCALE, reason="minutes"))])
-def test_memory_stays_below_500_mib_for_slices_that_do_not_fit(tmp_path: Path, resample: str) -> None:
+def test_memory_stays_below_500_mib_for_slices_that_do_not_fit(tmp_path: Path) -> None:
     """Two hours of 410 MB each, one in many files and one merged; the process' peak, libraries and all."""
     builder = ArchiveBuilder(str(tmp_path / "archive"))
     columns = [*PRIVATE, *(column(f"force{n}", pa.float32(), "N") for n in range(800))]
@@ -280,16 +277,15 @@ from efd_pipelines.settings import load_settings
 archive = Archive(load_settings({}, None, archive=sys.argv[1]))
 alone = []
 look = lambda *told: alone.append(not psutil.Process().children())
-windows = {"resample": sys.argv[4]} if sys.argv[4] else {}
-result = export(archive, sys.argv[3], "2026-11-16", "2026-11-17", out=sys.argv[2], progress=look, **windows)
+result = export(archive, sys.argv[3], "2026-11-16", "2026-11-17", out=sys.argv[2], progress=look)
 assert alone and all(alone), "other processes have memory too"
 peak_kib = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(result.rows, int(peak_kib) / 1024)
 """
-    arguments = [sys.executable, "-c", script, builder.root, str(tmp_path / "out"), FORCES, resample]
+    arguments = [sys.executable, "-c", script, builder.root, str(tmp_path / "out"), FORCES]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
     rows, peak_mib = done.stdout.split()
-    assert int(rows) == (4800 if resample else 40 * batch)
+    assert int(rows) == 40 * batch
     assert float(peak_mib) < 500
     sizes = [pq.read_table(file).nbytes / 2**20 for file in sorted((tmp_path / "out" / FORCES).iterdir())]
     assert all(10 <= size <= 250 for size in sizes)
