@@ -116,7 +116,8 @@ def movers(name: str, title: str, rows: Sequence[tuple[str, float, str]]) -> str
     drawing = Drawing(name, title, words, foot + 44)
     left = 330.0
     reach = ticks(high / size, 3)
-    x = Scale(-reach[-1] * size, reach[-1] * size, left + 90, WIDTH - 100)
+    room = max([100.0, *(8 + 6.6 * len(text) for _, _, text in rows)])
+    x = Scale(-reach[-1] * size, reach[-1] * size, left + room - 10, WIDTH - room)
     for mark in sorted({sign * mark for mark in reach for sign in (-1, 1)}):
         drawing.line(x(mark * size), 8, x(mark * size), foot, "rule" if mark else "zero")
         drawing.text(x(mark * size), foot + 12, f"{mark:+,.10g}" if mark else "0", "middle", "small")
