@@ -55,6 +55,7 @@ soak: install ## everything at once under kill -9, readers beside it: MINUTES=20
 scale: install ## memory and time at full size: drains of 2 GB and of 3,348 topics, merges of 1 GiB; every topic's decoding; 1,500 defects
 	@EFD_TEST_SCALE=1 $(PY) -m pytest -s efd_pipelines_tests/integration/test_scale.py efd_pipelines_tests/integration/test_sealing.py \
 	    efd_pipelines_tests/integration/test_heal_schedule.py efd_pipelines_tests/integration/test_client_and_influx.py \
+	    efd_pipelines_tests/integration/test_exports.py \
 	    efd_pipelines_tests/unit/avro efd_pipelines_tests/unit/archive/test_audit_at_scale.py \
 	    efd_pipelines_tests/unit/archive/test_audit.py efd_pipelines_tests/unit/archive/test_clean_weeks.py \
 	    efd_pipelines_tests/unit/forecasting efd_pipelines_tests/unit/storage/test_years.py \

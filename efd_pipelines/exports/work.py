@@ -31,7 +31,7 @@ from efd_pipelines.tiers.summary import summarise
 _CELLS = 1_000_000
 _ROWS = 400_000
 _READ_BYTES = 32 * 1024 * 1024
-_TILE_BYTES = 16 * 1024 * 1024
+_TILE_BYTES = 4 * 1024 * 1024
 _MOVED_BYTES = 4 * 1024 * 1024
 
 
