@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from efd_pipelines.archive import reading
 from efd_pipelines.archive.files import DataFile
@@ -51,9 +50,7 @@ class Archive:
 
     def datasets(self, component: str | None = None, *, table: str = RAW) -> list[Dataset]:
         """What has been archived, by the ledger, sorted."""
-        rows = self.ledger.table(columns=["table", "dataset"])
-        names = pc.unique(rows["dataset"].filter(pc.equal(rows["table"], table))).to_pylist()
-        found = sorted(Dataset.parse(text) for text in names)
+        found = sorted(map(Dataset.parse, self.ledger.dataset_names(table)))
         return [dataset for dataset in found if component is None or dataset.component == component]
 
     def relative(self, dataset: Dataset, tier: str | None = None) -> str:

@@ -191,6 +191,17 @@ class LedgerTable:
             open_weeks |= set(found.filter(~is_sealed & (found["commit_kind"] != GAP))["week"])
         return open_weeks, [file for file, weeks in sealed if weeks & open_weeks]
 
+    def dataset_names(self, table: str) -> set[str]:
+        """The datasets that rows of a table are of."""
+        import polars as pl
+
+        schema = pa.schema([column for column in SCHEMA if column.name in ("table", "dataset")])
+        snapshot = self._snapshot()
+        found: set[str] = set()
+        for file in snapshot.files() if snapshot is not None else ():
+            found |= set(self._read(file, schema).filter(pl.col("table") == table)["dataset"].unique())
+        return found
+
     def newest_week(self) -> str | None:
         """The newest week of which archives hold rows."""
         import polars as pl

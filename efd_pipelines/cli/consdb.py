@@ -36,7 +36,7 @@ def consdb(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which weeks would be dropped.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write chosen columns of the 1 s tier to ConsDB, and drop weeks that are kept no longer.
+    """Write columns of the 1 s tier to ConsDB, and drop old weeks.
 
     Which and for how long, `publishing.consdb_1s` of EFD_CONFIG says; what has not changed is left alone.
     """

@@ -21,7 +21,7 @@ START_US = microseconds(NIGHT)
 @pytest.fixture
 def observatory(observatory_with: Callable[..., Observatory], monkeypatch: pytest.MonkeyPatch) -> Observatory:
     """An hour at 1 Hz in row groups of ten minutes."""
-    monkeypatch.setattr(files, "row_group_rows", lambda _: 600)
+    monkeypatch.setattr(files, "row_group_rows", lambda *_: 600)
     built = observatory_with(a_column())
     fields: dict[str, Any] = {"actualPosition": np.arange(3600.0), "item": np.ones((3600, 3))}
     built.archives(AZIMUTH, table_of(times(NIGHT, 3600, 1.0), fields))
