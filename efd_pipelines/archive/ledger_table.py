@@ -121,10 +121,11 @@ class LedgerTable:
     def _parts(
         self, snapshot: TableSnapshot | None, columns: Collection[str], months: Collection[str] | None = None
     ) -> pl.DataFrame:
+        return self._all([] if snapshot is None else snapshot.files(months), part_of_schema(columns))
+
+    def _all(self, files: Sequence[DataFile], schema: pa.Schema) -> pl.DataFrame:
         import polars as pl
 
-        schema = part_of_schema(columns)
-        files = [] if snapshot is None else snapshot.files(months)
         with ThreadPoolExecutor(_READ_AT_ONCE[self._store.is_remote]) as pool:
             parts = list(pool.map(lambda file: self._read(file, schema), files))
         return pl.concat([pl.DataFrame(_no_rows(schema)), *parts])
@@ -197,10 +198,8 @@ class LedgerTable:
 
         schema = pa.schema([column for column in SCHEMA if column.name in ("table", "dataset")])
         snapshot = self._snapshot()
-        found: set[str] = set()
-        for file in snapshot.files() if snapshot is not None else ():
-            found |= set(self._read(file, schema).filter(pl.col("table") == table)["dataset"].unique())
-        return found
+        rows = self._all([] if snapshot is None else snapshot.files(), schema)
+        return set(rows.filter(pl.col("table") == table)["dataset"].unique())
 
     def newest_week(self) -> str | None:
         """The newest week of which archives hold rows."""
