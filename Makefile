@@ -59,7 +59,7 @@ scale: install ## memory and time at full size: drains of 2 GB and of 3,348 topi
 	    efd_pipelines_tests/unit/avro efd_pipelines_tests/unit/archive/test_audit_at_scale.py \
 	    efd_pipelines_tests/unit/archive/test_audit.py efd_pipelines_tests/unit/archive/test_clean_weeks.py \
 	    efd_pipelines_tests/unit/forecasting efd_pipelines_tests/unit/storage/test_years.py \
-	    efd_pipelines_tests/integration/test_stores.py efd_pipelines_tests/unit/client/test_selection.py $(PYTEST_ARGS)
+	    efd_pipelines_tests/integration/test_stores.py $(PYTEST_ARGS)
 
 bench: install ## every benchmark beside its baselines; writes benchmarks/results.md
 	@$(PY) -m benchmarks
