@@ -38,15 +38,16 @@ def pointer_to(builder: Any, memory: Any, address: Any, kind: Any) -> Any:
     return builder.bitcast(builder.gep(memory, [address]), ir.PointerType(kind))
 
 
-def accesses(bits: int) -> tuple[Any, Any]:
-    """What loads and stores, unaligned, a number of so many bits; in between it has 64, without a sign."""
+def accesses(bits: int, *, signed: bool = False) -> tuple[Any, Any]:
+    """What loads and stores, unaligned, a number of so many bits; in between it has 64, its sign kept if it has one."""
     kind = ir.IntType(bits)
 
     @intrinsic
     def load(context: Any, memory: Any, address: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             value = builder.load(pointer_to(builder, arguments[0], arguments[1], kind), align=1)
-            return builder.zext(value, ir.IntType(64)) if bits < 64 else value
+            extend = builder.sext if signed else builder.zext
+            return extend(value, ir.IntType(64)) if bits < 64 else value
 
         return types.int64(types.voidptr, types.int64), generate
 

@@ -15,16 +15,17 @@ as many pages of memory as there are columns. The callers in `lines.py` make the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import extending, types
+from numba import types
 from numpy.typing import NDArray
 
-from efd_pipelines.compiled import cache_directory
+from efd_pipelines import addresses
+from efd_pipelines.addresses import accesses, intrinsic, origin, pointer_to
+from efd_pipelines.compiled import jit_of
 
 KIND, VALUES, VALIDITY, OFFSET, STARTS, NAME, NAME_BYTES, MARK = range(8)
 """A plan's columns: VALUES, VALIDITY (a bitmap, 0 for none) and STARTS (of texts) are Arrow's buffers, OFFSET where the
@@ -41,11 +42,7 @@ SPARE_BYTES = 16
 
 TILE_ROWS = 16
 
-_DIRECTORY = cache_directory()
-if _DIRECTORY is not None and not numba.config.CACHE_DIR:  # type: ignore[attr-defined]
-    numba.config.CACHE_DIR = str(_DIRECTORY)  # type: ignore[attr-defined]
-_intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic
-_jit = numba.njit(nogil=True, cache=_DIRECTORY is not None, error_model="numpy")
+_jit = jit_of(__file__, addresses.__file__)
 _part = numba.njit(nogil=True, error_model="numpy")
 
 _POWER_MIN, _POWER_MAX = -292, 324
@@ -70,77 +67,37 @@ PAIRS = np.frombuffer("".join(f"{n:02d}" for n in range(100)).encode(), np.uint8
 """The two digits of each number below 100."""
 
 
-@_intrinsic
-def _memory(context: Any) -> Any:
-    """A pointer to address 0, from which all others are reckoned; hidden from LLVM, as `avro/kernel.py` explains."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number, pointer = ir.IntType(64), ir.PointerType(ir.IntType(8))
-        hidden = builder.asm(ir.FunctionType(number, [number]), "", "=r,0", [ir.Constant(number, 0)], False)
-        return builder.inttoptr(hidden, pointer)
-
-    return types.voidptr(), generate
+_load1, _store1 = accesses(8, signed=True)
+_load2, _store2 = accesses(16, signed=True)
+_load4, _store4 = accesses(32, signed=True)
+_load8, _store8 = accesses(64)
 
 
-def _pointer(builder: Any, memory: Any, address: Any, kind: Any) -> Any:
-    return builder.bitcast(builder.gep(memory, [address]), ir.PointerType(kind))
-
-
-def _accesses(bits: int) -> tuple[Any, Any]:
-    """What loads and stores, unaligned, a number of so many bits; in between it has 64, its sign kept."""
-    kind = ir.IntType(bits)
-
-    @_intrinsic
-    def load(context: Any, memory: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            value = builder.load(_pointer(builder, arguments[0], arguments[1], kind), align=1)
-            return builder.sext(value, ir.IntType(64)) if bits < 64 else value
-
-        return types.int64(types.voidptr, types.int64), generate
-
-    @_intrinsic
-    def store(context: Any, memory: Any, address: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            value = builder.trunc(arguments[2], kind) if bits < 64 else arguments[2]
-            builder.store(value, _pointer(builder, arguments[0], arguments[1], kind), align=1)
-            return context.get_dummy_value()
-
-        return types.none(types.voidptr, types.int64, types.int64), generate
-
-    return load, store
-
-
-_load1, _store1 = _accesses(8)
-_load2, _store2 = _accesses(16)
-_load4, _store4 = _accesses(32)
-_load8, _store8 = _accesses(64)
-
-
-@_intrinsic
+@intrinsic
 def _load_float4(context: Any, memory: Any, address: Any) -> Any:
     """The bits, as of a float64, of a float32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = builder.load(_pointer(builder, arguments[0], arguments[1], ir.FloatType()), align=1)
+        value = builder.load(pointer_to(builder, arguments[0], arguments[1], ir.FloatType()), align=1)
         return builder.bitcast(builder.fpext(value, ir.DoubleType()), ir.IntType(64))
 
     return types.int64(types.voidptr, types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def _copy16(context: Any, memory: Any, source: Any, target: Any) -> Any:
     """Copies 16 bytes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.VectorType(ir.IntType(64), 2)
-        value = builder.load(_pointer(builder, arguments[0], arguments[1], kind), align=1)
-        builder.store(value, _pointer(builder, arguments[0], arguments[2], kind), align=1)
+        value = builder.load(pointer_to(builder, arguments[0], arguments[1], kind), align=1)
+        builder.store(value, pointer_to(builder, arguments[0], arguments[2], kind), align=1)
         return context.get_dummy_value()
 
     return types.none(types.voidptr, types.int64, types.int64), generate
 
 
-@_intrinsic
+@intrinsic
 def _high_of_product(context: Any, one: Any, other: Any) -> Any:
     """The upper 64 bits of the product of two unsigned 64-bit integers."""
 
@@ -385,7 +342,7 @@ def put_lines(
     Returns:
         the row to go on with; lines, fields and bytes.
     """
-    memory = _memory()
+    memory = origin()
     place = out
     lines = np.int64(0)
     count = np.int64(0)
@@ -444,7 +401,7 @@ def put_lines(
 @_jit
 def put_floats(values: Any, count: Any, powers: Any, pairs: Any, out: Any, ends: Any) -> None:
     """The texts of finite floats, one after the other, and where each ends: for tests and benchmarks."""
-    memory = _memory()
+    memory = origin()
     place = out
     for n in range(count):
         place = _put_float(memory, place, _load8(memory, values + 8 * n), powers, pairs)
