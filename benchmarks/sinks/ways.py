@@ -54,6 +54,7 @@ class Frames:
 def ours(site: BenchSite, frames: Frames, directory: Path) -> None:
     """What a drain does with chunks that have been read."""
     from efd_pipelines.archive.archive import Archive
+    from efd_pipelines.archive.files import DataFile, EncodedFile
     from efd_pipelines.archive.lanes import Lanes
     from efd_pipelines.archive.positions import Intake
     from efd_pipelines.archive.writing import Prepared, Writer, Written
@@ -73,13 +74,16 @@ def ours(site: BenchSite, frames: Frames, directory: Path) -> None:
     intake.adopt(None)
     intake.read_to = {0: 0}
 
-    def finish(of: tuple[Intake, Chunk], prepared: Future[Prepared | None]) -> Written | None:
-        return writer.write(*of, prepared)
+    def store(of: tuple[Intake, Chunk], prepared: Prepared[EncodedFile] | None) -> Prepared[DataFile] | None:
+        return writer.store(of[0], prepared)
+
+    def finish(of: tuple[Intake, Chunk], stored: Future[Prepared[DataFile] | None]) -> Written | None:
+        return writer.write(*of, stored)
 
     with Brokers(settings) as brokers, Registries(settings) as registries:
         writer = Writer(archive, settings, brokers, registries, "bench", print, keeps_open=True)
         first = 0
-        with Lanes(lambda of: writer.prepare(*of), finish, 3 * CHUNK_BYTES) as lanes:
+        with Lanes(lambda of: writer.prepare(*of), store, finish, 3 * CHUNK_BYTES) as lanes:
             for part in frames.chunks():
                 count = len(part.values)
                 batch = FrameBatch(

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from efd_pipelines.archive.encoding import schemas_in
+from efd_pipelines.archive.files import DataFile, EncodedFile
 from efd_pipelines.archive.lanes import Lanes
 from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
 from efd_pipelines.archive.losses import gap_note
@@ -53,7 +54,10 @@ _KEPT_OPEN = 64
 # So many are decoded by compiled code, which is loaded while tables are opened and the brokers asked.
 _MANY_RECORDS = 10_000
 
-_ChunkLanes = Lanes[tuple[Intake, Chunk], Prepared | None, tuple[Dataset, Written] | None]
+_Of = tuple[Intake, Chunk]
+_Encoded = Prepared[EncodedFile] | None
+_Stored = Prepared[DataFile] | None
+_ChunkLanes = Lanes[_Of, _Encoded, _Stored, tuple[Dataset, Written] | None]
 
 Progress = Callable[[int, int, int], None]
 """Called with records archived so far, records of the backlog, and bytes of Avro so far."""
@@ -236,8 +240,12 @@ class _Drainer:
             self._note,
             keeps_open=len(self._intakes) <= _KEPT_OPEN,
         )
-        finish = functools.partial(self._finish, writer)
-        lanes = Lanes(lambda of: writer.prepare(*of), finish, bounds.byte_budget - bounds.chunk_bytes)
+        lanes = Lanes(
+            lambda of: writer.prepare(*of),
+            lambda of, prepared: writer.store(of[0], prepared),
+            functools.partial(self._finish, writer),
+            bounds.byte_budget - bounds.chunk_bytes,
+        )
         reading = read_backlog(self._settings, assignments, ends, bounds.chunk_bytes, topic_ids=ids)
         try:
             with lanes:
@@ -270,15 +278,13 @@ class _Drainer:
             lanes.put(intake.relative, (intake, chunk), size_bytes)
             self._collect(lanes, rows)
 
-    def _finish(
-        self, writer: Writer, of: tuple[Intake, Chunk], prepared: Future[Prepared | None]
-    ) -> tuple[Dataset, Written] | None:
-        """Writes one chunk; one topic's surprise must not keep the others from the archive."""
+    def _finish(self, writer: Writer, of: _Of, stored: Future[_Stored]) -> tuple[Dataset, Written] | None:
+        """Commits one chunk; one topic's surprise must not keep the others from the archive."""
         intake, chunk = of
         if intake.topic in self._failed:
             return None
         try:
-            written = writer.write(intake, chunk, prepared)
+            written = writer.write(intake, chunk, stored)
         except (StoreUnavailable, RegistryUnavailable, CancelledError):
             raise
         except EfdError as error:

@@ -1,9 +1,10 @@
-"""Lanes: work that is prepared side by side and finished in order, in bounded memory.
+"""Lanes: work that is prepared and stored side by side and finished in order, in bounded memory.
 
 A lane is a dataset's: what is put on it is finished in the order in which it was put, lanes do not wait for one
-another. Preparing (decoding, encoding: processors) runs on as many threads as there are processors and may overtake
-in its own lane; finishing (writing, committing: waiting for the store) runs on others, so that both overlap with
-each other and with whoever puts: the consumer. What the work is: `writing.py`.
+another. Preparing (decoding, encoding: processors) runs on as many threads as there are processors, storing (writing
+what nobody sees yet: waiting for the store) on others, and both may overtake in their own lane; finishing (making it
+visible) runs on others again. So all overlap with each other and with whoever puts: the consumer. What the work is:
+`writing.py`.
 """
 
 from __future__ import annotations
@@ -19,50 +20,57 @@ from typing import Generic, Self, TypeVar
 
 Work = TypeVar("Work")
 Prepared = TypeVar("Prepared")
+Stored = TypeVar("Stored")
 Done = TypeVar("Done")
 
 _MAX_PREPARING = 4
+_STORING = 4
 _FINISHING = 4
 
 
 @dataclass(slots=True, eq=False)
-class _Item(Generic[Work, Prepared]):
+class _Item(Generic[Work, Stored]):
     work: Work
     size_bytes: int
-    prepared: Future[Prepared]
+    stored: Future[Stored]
 
 
 @dataclass(slots=True, eq=False)
-class _Lane(Generic[Work, Prepared]):
-    waiting: deque[_Item[Work, Prepared]] = field(default_factory=deque)
+class _Lane(Generic[Work, Stored]):
+    waiting: deque[_Item[Work, Stored]] = field(default_factory=deque)
     is_busy: bool = False
 
 
-class Lanes(Generic[Work, Prepared, Done]):
+class Lanes(Generic[Work, Prepared, Stored, Done]):
     """Lanes by key. At the end of its `with` block nothing runs any more; what an error left unfinished is dropped.
 
     Args:
-        prepare: the first step; what it returns or raises is the second's to take from the future.
-        finish: the second step, in order. What it raises ends everything: `put` and `settle` raise it.
+        prepare: the first step.
+        store: the second, of the work and what the first returned. What either raises is the third's to meet.
+        finish: the third step, in order: it takes what the second returned from the future. What it raises ends
+            everything: `put` and `settle` raise it.
         room_bytes: `put` waits while more than this is on its way.
     """
 
     def __init__(
         self,
         prepare: Callable[[Work], Prepared],
-        finish: Callable[[Work, Future[Prepared]], Done],
+        store: Callable[[Work, Prepared], Stored],
+        finish: Callable[[Work, Future[Stored]], Done],
         room_bytes: int,
     ) -> None:
         self._prepare = prepare
+        self._store = store
         self._finish = finish
         self._room_bytes = room_bytes
         self._changed = threading.Condition()
-        self._lanes: dict[str, _Lane[Work, Prepared]] = {}
+        self._lanes: dict[str, _Lane[Work, Stored]] = {}
         self._bytes = 0
         self._items = 0
         self._done: list[Done] = []
         self._error: BaseException | None = None
         self._preparing = ThreadPoolExecutor(min(processors(), _MAX_PREPARING), "prepare")
+        self._storing = ThreadPoolExecutor(_STORING, "store")
         self._finishing = ThreadPoolExecutor(_FINISHING, "finish")
 
     def __enter__(self) -> Self:
@@ -78,6 +86,7 @@ class Lanes(Generic[Work, Prepared, Done]):
                 self._stop(error)
         finally:
             self._preparing.shutdown(cancel_futures=True)
+            self._storing.shutdown(cancel_futures=True)
             self._finishing.shutdown(cancel_futures=True)
 
     def put(self, key: str, work: Work, size_bytes: int) -> None:
@@ -86,7 +95,8 @@ class Lanes(Generic[Work, Prepared, Done]):
             self._changed.wait_for(lambda: self._error or not self._items or self._has_room(size_bytes))
             self._raise()
             lane = self._lanes.setdefault(key, _Lane())
-            lane.waiting.append(_Item(work, size_bytes, self._preparing.submit(self._prepare, work)))
+            prepared = self._preparing.submit(self._prepare, work)
+            lane.waiting.append(_Item(work, size_bytes, self._storing.submit(self._stored, work, prepared)))
             self._bytes += size_bytes
             self._items += 1
             if not lane.is_busy:
@@ -105,6 +115,9 @@ class Lanes(Generic[Work, Prepared, Done]):
             done, self._done = self._done, []
             return done
 
+    def _stored(self, work: Work, prepared: Future[Prepared]) -> Stored:
+        return self._store(work, prepared.result())
+
     def _has_room(self, size_bytes: int) -> bool:
         return self._bytes + size_bytes <= self._room_bytes
 
@@ -117,13 +130,13 @@ class Lanes(Generic[Work, Prepared, Done]):
             self._error = self._error or error
             self._changed.notify_all()
 
-    def _advance(self, key: str, lane: _Lane[Work, Prepared]) -> None:
+    def _advance(self, key: str, lane: _Lane[Work, Stored]) -> None:
         """Finishes the lane's first item; then it is the other lanes' turn before its next."""
         item = lane.waiting.popleft()
         if self._error is not None:
             return
         try:
-            done = self._finish(item.work, item.prepared)
+            done = self._finish(item.work, item.stored)
         except BaseException as error:
             self._stop(error)
             return

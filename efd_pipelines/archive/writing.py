@@ -1,9 +1,10 @@
 """Writing: one chunk of a topic becomes one commit of its dataset, or none where it is archived already.
 
-Preparing a chunk (decoding, sorting, encoding to Parquet) may happen long before its turn, so it goes by what is
-expected of the table: its columns and decisions, and that nothing of the chunk is archived. In its turn, a look at
-the table tells whether that holds; where it does not, the chunk is encoded again for the table as it is. Only that
-look, and the versions of the app ids in the commit, make records come exactly once. Order and threads: `lanes.py`.
+Preparing a chunk (decoding, sorting, encoding to Parquet) and storing its files, which nobody sees before the commit
+that names them, may happen long before its turn, so they go by what is expected of the table: its columns and
+decisions, and that nothing of the chunk is archived. In its turn, a look at the table tells whether that holds; where
+it does not, the chunk is encoded again for the table as it is, and cleaning takes the files away. Only that look, and
+the versions of the app ids in the commit, make records come exactly once. Order and threads: `lanes.py`.
 What is to be read, and what Kafka says beside records: `drain.py`.
 """
 
@@ -15,14 +16,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from efd_pipelines.archive.delta_log import Commit
 from efd_pipelines.archive.encoding import Encoded, HeldColumns, Origin, encode, held_columns
-from efd_pipelines.archive.files import EncodedFile, encoded_file, put_file, sort_rows
+from efd_pipelines.archive.files import DataFile, EncodedFile, encoded_file, put_file, sort_rows
 from efd_pipelines.archive.generations import is_archived
 from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.losses import compacted, gap_note, has_holes
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 12
 
+File = TypeVar("File", EncodedFile, DataFile)
 Note = Callable[[str, str, str, str], None]
 """Is told of what somebody should know: topic, kind, detail, remedy."""
 
@@ -66,12 +68,12 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """A chunk as files that are not written yet, and for what table: `held` are the table's columns with them."""
+class Prepared(Generic[File]):
+    """A chunk as files that are encoded, or stored, and for what table: `held` are the table's columns with them."""
 
     records: int
     expected: Expected
-    files: tuple[EncodedFile, ...]
+    files: tuple[File, ...]
     held: HeldColumns
     arrays: Arrays | None
     schemas: frozenset[int]
@@ -93,7 +95,7 @@ class Written:
 
 
 class Writer:
-    """Writes chunks of many topics; those of one topic in their order. `prepare` may be called from any thread."""
+    """Writes chunks of many topics; those of one topic in their order, but for `prepare` and `store`."""
 
     def __init__(
         self,
@@ -119,12 +121,28 @@ class Writer:
 
     # Before the chunk's turn
 
-    def prepare(self, intake: Intake, chunk: Chunk) -> Prepared | None:
+    def prepare(self, intake: Intake, chunk: Chunk) -> Prepared[EncodedFile] | None:
         """The chunk's files for the table that is expected; None where the rows must be compared with the table's."""
         expected = self._expectation(intake)
         if any(source.generation for source in expected.sources.values()):
             return None
         return self._prepared(chunk.frames, expected, self._encode(intake, chunk.frames, expected))
+
+    def store(self, intake: Intake, prepared: Prepared[EncodedFile] | None) -> Prepared[DataFile] | None:
+        """What was prepared, its files in the store, where nobody sees them yet."""
+        return None if prepared is None else self._stored(intake, prepared)
+
+    def _stored(self, intake: Intake, prepared: Prepared[EncodedFile]) -> Prepared[DataFile]:
+        return Prepared(
+            records=prepared.records,
+            expected=prepared.expected,
+            files=tuple(put_file(self._archive.store, intake.relative, file) for file in prepared.files),
+            held=prepared.held,
+            arrays=prepared.arrays,
+            schemas=prepared.schemas,
+            avro_bytes=prepared.avro_bytes,
+            schemas_of_rows=prepared.schemas_of_rows,
+        )
 
     def _expectation(self, intake: Intake) -> Expected:
         with self._lock:
@@ -169,7 +187,7 @@ class Writer:
             held=expected.held,
         )
 
-    def _prepared(self, frames: FrameBatch, expected: Expected, encoded: Encoded) -> Prepared:
+    def _prepared(self, frames: FrameBatch, expected: Expected, encoded: Encoded) -> Prepared[EncodedFile]:
         return Prepared(
             records=len(frames),
             expected=expected,
@@ -186,7 +204,7 @@ class Writer:
 
     # In its turn
 
-    def write(self, intake: Intake, chunk: Chunk, prepared: Future[Prepared | None]) -> Written | None:
+    def write(self, intake: Intake, chunk: Chunk, stored: Future[Prepared[DataFile] | None]) -> Written | None:
         """One commit of one chunk; None where another writer has archived all of it.
 
         Raises:
@@ -194,7 +212,7 @@ class Writer:
             StoreUnavailable, RegistryUnavailable: nothing of it became visible, or the app ids tell that it did.
         """
         starts = intake.take(chunk.positions)
-        ready = prepared.result()
+        ready = stored.result()
         for attempt in range(_ATTEMPTS):
             if attempt:
                 time.sleep(min(1.0, 0.02 * 2**attempt))
@@ -226,8 +244,8 @@ class Writer:
         frames: FrameBatch,
         transactions: Mapping[str, tuple[int | None, int]],
         positions: Mapping[int, Position],
-        ready: Prepared | None,
-    ) -> tuple[Commit, Prepared]:
+        ready: Prepared[DataFile] | None,
+    ) -> tuple[Commit, Prepared[DataFile]]:
         gaps = [*intake.gaps, *self._compacted(intake, frames, positions)]
         found = self._as_it_is(intake)
         if ready is None or not _holds(ready, found, len(frames)):
@@ -244,7 +262,7 @@ class Writer:
             self._archive.store,
             intake.relative,
             snapshot,
-            add=[put_file(self._archive.store, intake.relative, file) for file in ready.files],
+            add=ready.files,
             transactions=transactions,
             schema=snapshot.schema if snapshot is not None and is_same else _table_schema(snapshot, ready),
             description=intake.description(snapshot, ready.columns, ready.arrays, self._settings),
@@ -255,7 +273,7 @@ class Writer:
         self._expect_next(intake, found, ready)
         return made, ready
 
-    def _prepared_now(self, intake: Intake, frames: FrameBatch, found: Expected) -> Prepared:
+    def _prepared_now(self, intake: Intake, frames: FrameBatch, found: Expected) -> Prepared[DataFile]:
         """Rows of the frames for the table as it is, without those that an older generation of the log has brought."""
         encoded = self._encode(intake, frames, found)
         if intake.snapshot is not None and any(source.generation for source in intake.sources.values()):
@@ -264,9 +282,9 @@ class Writer:
                 _log.info("%s: %d records of an older generation come again", intake.dataset, int(known.sum()))
                 frames = frames.take(np.flatnonzero(~known))
                 encoded = self._encode(intake, frames, found)
-        return self._prepared(frames, found, encoded)
+        return self._stored(intake, self._prepared(frames, found, encoded))
 
-    def _expect_next(self, intake: Intake, found: Expected, made: Prepared) -> None:
+    def _expect_next(self, intake: Intake, found: Expected, made: Prepared[DataFile]) -> None:
         """After a commit the table has the columns that its rows were encoded with."""
         snapshot = intake.snapshot
         self._expected[intake.topic] = replace(
@@ -282,7 +300,7 @@ class Writer:
     def _stamp(
         self,
         intake: Intake,
-        ready: Prepared,
+        ready: Prepared[DataFile],
         positions: Mapping[int, Position],
         gaps: Sequence[Mapping[str, Any]],
     ) -> dict[str, Any]:
@@ -334,7 +352,7 @@ def _by_kafka_time(frames: FrameBatch) -> FrameBatch:
     return frames.take(np.lexsort((frames.offsets, frames.partitions, frames.timestamps_ms)))
 
 
-def _holds(ready: Prepared, found: Expected, records: int) -> bool:
+def _holds(ready: Prepared[DataFile], found: Expected, records: int) -> bool:
     """Whether what was prepared is what would be made for the table as it was found.
 
     Its columns may be more and wider than the table's: another chunk with the same new schema came before.
@@ -383,7 +401,7 @@ def _what_is_new(intake: Intake, chunk: Chunk) -> tuple[FrameBatch, dict[str, tu
     return (frames if keep.all() else frames.take(np.flatnonzero(keep))), transactions
 
 
-def _table_schema(snapshot: TableSnapshot | None, ready: Prepared) -> pa.Schema:
+def _table_schema(snapshot: TableSnapshot | None, ready: Prepared[DataFile]) -> pa.Schema:
     """The columns that the table must have: a new one gets all of the system's, to be the same for everybody."""
     fields = {"time": pa.field("time", TIME)}
     for schema in ready.schemas_of_rows:

@@ -1,4 +1,4 @@
-"""Lanes: prepared side by side, finished in order, in bounded memory; an error ends everything."""
+"""Lanes: prepared and stored side by side, finished in order, in bounded memory; an error ends everything."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from efd_pipelines.archive.lanes import Lanes
 Work = tuple[str, int]
 
 
+def store(work: Work, prepared: Work) -> Work:
+    assert work == prepared
+    return prepared
+
+
 class Watched:
-    """Two steps that note what they do; `slow` works take a while to prepare."""
+    """Steps that note what they do; `slow` works take a while to prepare."""
 
     def __init__(self, slow: set[Work] | None = None) -> None:
         self.slow = slow or set()
@@ -27,8 +32,8 @@ class Watched:
         time.sleep(0.02 if work in self.slow else random.random() / 1000)
         return work
 
-    def finish(self, work: Work, prepared: Future[Work]) -> Work:
-        found = prepared.result()
+    def finish(self, work: Work, stored: Future[Work]) -> Work:
+        found = stored.result()
         with self.lock:
             self.finished.append(found)
         return found
@@ -37,7 +42,7 @@ class Watched:
         return [number for lane, number in self.finished if lane == key]
 
 
-def put_all(lanes: Lanes[Work, Work, Any], count: int, error: Exception | None = None) -> None:
+def put_all(lanes: Lanes[Work, Work, Work, Any], count: int, error: Exception | None = None) -> None:
     with lanes:
         for n in range(count):
             lanes.put("a", ("a", n), 1)
@@ -47,13 +52,31 @@ def put_all(lanes: Lanes[Work, Work, Any], count: int, error: Exception | None =
 
 def test_work_of_a_lane_is_finished_in_its_order_however_long_it_takes_to_prepare() -> None:
     watched = Watched({("a", n) for n in range(0, 20, 5)})
-    with Lanes(watched.prepare, watched.finish, 1000) as lanes:
+    with Lanes(watched.prepare, store, watched.finish, 1000) as lanes:
         for n in range(20):
             for key in ("a", "b", "c"):
                 lanes.put(key, (key, n), 1)
     assert [watched.of(key) for key in ("a", "b", "c")] == [list(range(20))] * 3
     assert sorted(lanes.collect()) == sorted(watched.finished)
     assert lanes.collect() == []
+
+
+def test_work_is_stored_before_what_was_put_earlier_is_finished() -> None:
+    later = threading.Event()
+
+    def stored_as(work: Work, prepared: Work) -> Work:
+        if work[1] == 1:
+            later.set()
+        return prepared
+
+    def finish(work: Work, stored: Future[Work]) -> bool:
+        return later.wait(10)
+
+    with Lanes(lambda work: work, stored_as, finish, 1000) as lanes:
+        lanes.put("a", ("a", 0), 1)
+        lanes.put("a", ("a", 1), 1)
+        lanes.settle()
+    assert lanes.collect() == [True, True]
 
 
 def test_a_lane_that_waits_does_not_hold_up_another() -> None:
@@ -65,7 +88,7 @@ def test_a_lane_that_waits_does_not_hold_up_another() -> None:
             gate.wait(10)
         return work
 
-    with Lanes(prepare, watched.finish, 1000) as lanes:
+    with Lanes(prepare, store, watched.finish, 1000) as lanes:
         lanes.put("slow", ("slow", 0), 1)
         for n in range(5):
             lanes.put("fast", ("fast", n), 1)
@@ -80,14 +103,14 @@ def test_no_more_is_on_its_way_than_there_is_room_for() -> None:
     under_way, most = 0, 0
     lock = threading.Lock()
 
-    def finish(work: Work, prepared: Future[Work]) -> None:
+    def finish(work: Work, stored: Future[Work]) -> None:
         nonlocal under_way
-        prepared.result()
+        stored.result()
         time.sleep(0.01)
         with lock:
             under_way -= work[1]
 
-    with Lanes(lambda work: work, finish, 30) as lanes:
+    with Lanes(lambda work: work, store, finish, 30) as lanes:
         for size in (10, 10, 10, 10, 50, 10, 29, 2):
             lanes.put("a", ("a", size), size)
             with lock:
@@ -97,20 +120,25 @@ def test_no_more_is_on_its_way_than_there_is_room_for() -> None:
     assert most <= 50
 
 
-@pytest.mark.parametrize("step", ["prepare", "finish"])
+@pytest.mark.parametrize("step", ["prepare", "store", "finish"])
 def test_an_error_ends_everything_and_is_raised_where_work_is_put(step: str) -> None:
     def prepare(work: Work) -> Work:
         if step == "prepare" and work[1] == 3:
             raise ValueError("no")
         return work
 
-    def finish(work: Work, prepared: Future[Work]) -> int:
-        found = prepared.result()[1]
+    def stored_as(work: Work, prepared: Work) -> Work:
+        if step == "store" and work[1] == 3:
+            raise ValueError("no")
+        return store(work, prepared)
+
+    def finish(work: Work, stored: Future[Work]) -> int:
+        found = stored.result()[1]
         if step == "finish" and found == 3:
             raise ValueError("no")
         return found
 
-    lanes = Lanes(prepare, finish, 2)
+    lanes = Lanes(prepare, stored_as, finish, 2)
     with pytest.raises(ValueError, match="no"):
         put_all(lanes, 100)
     assert lanes.collect() == [0, 1, 2]
@@ -119,6 +147,6 @@ def test_an_error_ends_everything_and_is_raised_where_work_is_put(step: str) -> 
 def test_an_error_of_whoever_puts_stops_what_has_not_begun() -> None:
     watched = Watched({("a", n) for n in range(50)})
     with pytest.raises(KeyError):
-        put_all(Lanes(watched.prepare, watched.finish, 1000), 50, KeyError())
+        put_all(Lanes(watched.prepare, store, watched.finish, 1000), 50, KeyError())
     assert len(watched.finished) < 50
     assert watched.of("a") == list(range(len(watched.finished)))
