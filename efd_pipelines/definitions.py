@@ -20,6 +20,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     from efd_pipelines.defs import (
         aggregated,
+        alerts,
         anomalies,
         archive,
         checks,
@@ -71,7 +72,7 @@ def build_defs(configuration: Configuration, *, policy: str | None = None, **res
             anomalies.anomaly_schedule,
             *exports.export_schedules(configuration),
         ],
-        sensors=sensors.SENSORS,
+        sensors=[*sensors.SENSORS, alerts.alert],
         resources={"deployment": Deployment(), **resources},
         # A run works many topics side by side by itself; a process per step costs 3 s more each.
         executor=dg.in_process_executor,

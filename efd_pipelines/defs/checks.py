@@ -1,17 +1,18 @@
 """Checks: whether the archive is as it should be, asked every hour and whenever it is materialised by hand.
 
-Four questions that cost seconds, of the ledger and the brokers: `archive/audit.py` and `archive/backlog.py` answer. The
+Five questions that cost seconds, of the ledger and the brokers: `archive/audit.py` and `archive/backlog.py` answer. The
 deep audit, which reads every file, is `efd archive verify --deep`.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from efd_pipelines.archive.findings import counted
 from efd_pipelines.defs.archive import raw_archive
 from efd_pipelines.defs.failures import explained
 from efd_pipelines.defs.metadata import table
@@ -20,7 +21,7 @@ from efd_pipelines.times import day_obs_interval, day_obs_of, this_week
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
-    from efd_pipelines.archive.audit import Audit
+    from efd_pipelines.archive.audit import Audit, Finding
     from efd_pipelines.archive.backlog import Backlog
 
 GRACE = timedelta(hours=2)
@@ -124,6 +125,10 @@ def last_night(waiting: list["Backlog"], now: datetime) -> dg.AssetCheckResult:
     """A topic's night is archived when nothing waits, or when it was read after the night had ended."""
     ended = day_obs_interval(day_obs_of(now - GRACE))[0]
     late = [one for one in waiting if one.last_at is None or one.last_at < ended]
+    description = f"The night that ended at {ended:%Y-%m-%d %H:%M} UTC is archived"
+    if late:
+        description += f", save {counted(len(late), 'topic')}, {late[0].topic} first"
+        description += ". Is the sensor `drain` on, and do its runs succeed?"
     rows = [
         {"topic": one.topic, "records": one.records, "read_last": one.last_at or "never", "class": one.freshness}
         for one in late[:_ROWS_SHOWN]
@@ -132,8 +137,7 @@ def last_night(waiting: list["Backlog"], now: datetime) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name="last_night",
         passed=not late,
-        description=f"The night that ended at {ended:%Y-%m-%d %H:%M} UTC is archived"
-        + (f", save {len(late)} topics." if late else "."),
+        description=description,
         metadata={
             "topics_late": len(late),
             "records_waiting": sum(one.records for one in waiting),
@@ -159,7 +163,7 @@ def no_gaps(found: list[dict[str, Any]], now: datetime) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name="no_gaps",
         passed=not recent,
-        description=f"{len(recent)} gaps in the last 7 days, {len(found)} ever.",
+        description=f"{counted(len(recent), 'gap')} in the last 7 days, {len(found)} ever." + _first_gap(recent),
         metadata={
             "gaps": len(recent),
             "offsets_missing": sum(missing_records(gap) for gap in recent),
@@ -167,6 +171,14 @@ def no_gaps(found: list[dict[str, Any]], now: datetime) -> dg.AssetCheckResult:
             "which": table([{name: row[name] for name in columns} for row in rows], columns),
         },
     )
+
+
+def _first_gap(gaps: list[dict[str, Any]]) -> str:
+    if not gaps:
+        return ""
+    first = gaps[0]
+    where = f"{first['topic']}, partition {first['partition']}, offsets {first['first']} to {first['end'] - 1}"
+    return f" The first: {where}: {first['reason']}. `efd archive gaps` says who still has what is missing."
 
 
 def no_dead_letters(archive: "Archive", now: datetime) -> dg.AssetCheckResult:
@@ -183,7 +195,8 @@ def no_dead_letters(archive: "Archive", now: datetime) -> dg.AssetCheckResult:
         check_name="no_dead_letters",
         passed=not count,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{count:,} frames of {len(found)} topics could not be decoded in the last 7 days.",
+        description=f"{_of_topics(count, 'frame', found)} could not be decoded."
+        + (" `efd archive dead-letters` says why; once that is mended, replay them." if count else ""),
         metadata={
             "dead_letters": count,
             "which": table(found[:_ROWS_SHOWN], {"topic": "string", "rows": "int"}),
@@ -199,12 +212,17 @@ def no_clock_errors(archive: "Archive", now: datetime) -> dg.AssetCheckResult:
         check_name="no_clock_errors",
         passed=not count,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{count:,} records of {len(found)} topics have a time that cannot be, in the last 7 days.",
+        description=f"{_of_topics(count, 'record', found)} had a time that cannot be."
+        + (" `efd archive quarantine` says whose, `efd archive release` brings them home." if count else ""),
         metadata={
             "quarantined": count,
             "which": table(found[:_ROWS_SHOWN], {"topic": "string", "rows": "int"}),
         },
     )
+
+
+def _of_topics(count: int, noun: str, topics: list[dict[str, Any]]) -> str:
+    return f"{counted(count, noun)} of {counted(len(topics), 'topic')} in the last 7 days"
 
 
 def _set_aside(archive: "Archive", week: str, now: datetime) -> list[dict[str, Any]]:
@@ -220,6 +238,15 @@ def _set_aside(archive: "Archive", week: str, now: datetime) -> list[dict[str, A
     return found
 
 
+def _first_problem(problems: "Sequence[Finding]") -> str:
+    if not problems:
+        return ""
+    first = problems[0]
+    where = ", week ".join(part for part in (first.topic, first.week) if part)
+    more = f" {counted(len(problems) - 1, 'problem')} more." if len(problems) > 1 else ""
+    return f" {first.kind}: {f'{where}: ' if where else ''}{first.detail}. {first.remedy}{more}"
+
+
 def every_record_once(audit: "Audit") -> dg.AssetCheckResult:
     wrong = [problem for problem in audit.problems if problem.kind != "gap"]
     columns = {"topic": "string", "week": "string", "kind": "string", "detail": "string", "remedy": "string"}
@@ -227,7 +254,8 @@ def every_record_once(audit: "Audit") -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name="every_record_once",
         passed=not wrong,
-        description=f"{audit.records:,} records of {audit.topics:,} topics were read, {audit.rows:,} rows are kept.",
+        description=f"{counted(audit.records, 'record')} of {counted(audit.topics, 'topic')} were read, "
+        f"{counted(audit.rows, 'row')} are kept." + _first_problem(wrong),
         metadata={
             "records": audit.records,
             "rows": audit.rows,
