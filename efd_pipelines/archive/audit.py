@@ -20,7 +20,7 @@ from efd_pipelines.archive.findings import DEEPER, REINDEX, Audit, Finding, coun
 from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.archive.losses import missing_records
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice
-from efd_pipelines.archive.stored_audit import audit_logs, audit_store
+from efd_pipelines.archive.stored_audit import audit_logs, audit_store, audit_tables
 from efd_pipelines.errors import KafkaUnavailable, UnknownDataset
 from efd_pipelines.times import Week, from_microseconds
 from efd_pipelines.topics.names import Dataset, nearest
@@ -66,6 +66,8 @@ def verify(
     _audit_positions(audit, entries)
     _audit_slices(audit, entries, week)
     audit_store(audit, entries, archive, week, since)
+    if datasets is None:
+        audit_tables(audit, entries, archive)
     audit_logs(audit, entries, archive, announced)
     audit_certified(audit, entries, archive, week)
     feeds = _recounted(audit, entries, settings) if settings is not None else []

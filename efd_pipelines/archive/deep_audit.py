@@ -36,6 +36,7 @@ from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.sequences import COLUMNS as SEQUENCE_COLUMNS
 from efd_pipelines.archive.sequences import Sequences, has_sequence
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
+from efd_pipelines.archive.stored_audit import audit_directories
 from efd_pipelines.archive.tables import TableSnapshot
 from efd_pipelines.errors import ArchiveError, RegistryUnavailable, SchemaError, SettingsError, StoreUnavailable
 from efd_pipelines.kafka.registry import Registries
@@ -176,6 +177,7 @@ class _DatasetAudit:
         audit_certificates(self._audit, self._archive, self._dataset, snapshot, self._week)
         self._check_expired(snapshot)
         self.let_go = offsets_let_go(self._archive, self._dataset, snapshot)
+        audit_directories(self._audit, self._archive, self._dataset, self._week)
         places = self._check_files(snapshot, files).sorted()
         self._check_places(snapshot, places)
         return places

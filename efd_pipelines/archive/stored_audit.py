@@ -1,11 +1,13 @@
 """The store audited: whether every file that counts is there, and whether the tables' logs say what the ledger says.
 
 Of files the directories are listed, of logs the newest version is looked for: nothing is opened that the ledger knows.
+What nobody of here has put there shows as well: files with other names than ours, tables that the ledger has not.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from efd_pipelines.archive.delta_log import Commit, DamagedTable, log_versions, read_log
 from efd_pipelines.archive.entries import Entries
-from efd_pipelines.archive.findings import DEEPER, REINDEX, RESTORE, RESTORE_LOG, Audit, counted, some
+from efd_pipelines.archive.findings import DEEPER, REINDEX, REMOVE, RESTORE, RESTORE_LOG, Audit, counted, some
 from efd_pipelines.archive.ledger import RAW, relative_of
+from efd_pipelines.archive.slices import DEAD, QUARANTINE
+from efd_pipelines.errors import UsageError
+from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
 
 if TYPE_CHECKING:
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 
 _LOG_KEPT_US = 29 * 86_400_000_000
 _ASKED_AT_ONCE = {False: 2, True: 16}
+_OURS = re.compile(r"(quarantine|dead|\d{4}-\d\d-\d\d(W|T\d\d)?)-[0-9a-f]{32}\.parquet")
+"""What our files are called: `<slice>-<hash of the content>.parquet`. Replaced ones stay until they are cleaned up."""
 
 Answer = TypeVar("Answer")
 
@@ -62,6 +69,7 @@ def _compare(
     listing: Mapping[str, int],
     held: Mapping[tuple[str, str, str], tuple[int, int]],
 ) -> None:
+    _audit_names(audit, dataset, week, listing)
     found: dict[str, list[int | None]] = {}
     gone: dict[str, list[str]] = {}
     for key, unit, digest in files:
@@ -85,6 +93,53 @@ def _compare(
             what = f"slice {key}" if key else "the week"
             detail = f"{what} has {there:,} bytes in the store, {expected:,} were written"
             audit.found(dataset, week, "size", detail, RESTORE)
+
+
+def audit_directories(audit: Audit, archive: Archive, dataset: Dataset, week: str | None) -> None:
+    """A dataset has no directories but ours, and nothing else in them, also where none of their files counts."""
+    relative = relative_of(RAW, dataset)
+    for name in archive.store.list(relative):
+        of = name.removeprefix("week=")
+        if name.startswith("_"):  # the log, and certificates
+            continue
+        if not _is_week(of) or of == name:
+            audit.found(dataset.text, "", "foreign", f"{relative}/{name}: not written by this project", REMOVE)
+        elif week in (None, of):
+            _audit_names(audit, dataset.text, of, archive.store.sizes(f"{relative}/{name}"))
+
+
+def _is_week(text: str) -> bool:
+    if text in (QUARANTINE, DEAD):
+        return True
+    try:
+        return Week.parse(text).key == text
+    except UsageError:
+        return False
+
+
+def _audit_names(audit: Audit, dataset: str, week: str, names: Iterable[str]) -> None:
+    """A week's directory has no files but ours: whoever reads it as it lies would read the others, too."""
+    foreign = sorted(name for name in names if not _OURS.fullmatch(name))
+    if foreign:
+        audit.found(dataset, week, "foreign", f"{some(foreign)}: not written by this project", REMOVE)
+
+
+def audit_tables(audit: Audit, entries: Entries, archive: Archive) -> None:
+    """Every table of raw data that there is, the ledger has: without a row of it nobody would look at it."""
+    known = {dataset.path for dataset in entries.datasets}
+    components = archive.store.list(RAW)
+    listings = _asked(archive, lambda component: archive.store.list(f"{RAW}/{component}"), components)
+    there = [f"{component}/{name}" for component, of in zip(components, listings, strict=True) for name in of]
+    unknown = [path for path in there if path not in known and archive.store.list(f"{RAW}/{path}/_delta_log")]
+    if not unknown:
+        return
+    # A run announces a table before it makes it, and takes that back when the ledger has it: so it is asked for first.
+    announced = {dataset.path for _, dataset in archive.ledger.announced_tables()}
+    entered = {Dataset.parse(text).path for text in archive.ledger.dataset_names(RAW)}
+    lacking = [f"{RAW}/{path}" for path in unknown if path not in announced | entered]
+    if lacking:
+        detail = f"the ledger has no row of {counted(len(lacking), 'table')}: {some(lacking)}"
+        audit.found("", "", "ledger", detail, REINDEX)
 
 
 def audit_logs(audit: Audit, entries: Entries, archive: Archive, announced: Collection[tuple[str, Dataset]]) -> None:

@@ -19,6 +19,8 @@ import pytest
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import Audit, verify
 from efd_pipelines.archive.files import write_data_file
+from efd_pipelines.archive.ledger import RAW
+from efd_pipelines.archive.reindex import reindex
 from efd_pipelines.archive.sealing import seal
 from efd_pipelines.settings import load_settings
 from efd_pipelines.times import Week
@@ -32,6 +34,7 @@ from efd_pipelines_tests.unit.archive.defects.scene import Scene
 SEEDS = range(21 if os.environ.get("EFD_TEST_SCALE") else 1)
 START_US = 1_795_132_800_000_000
 HOUR_US = 3_600_000_000
+OF_A_FILE = {"content", "order", "rows", "schema", "size", "statistics", "unreadable", "value"}
 OLD = schema_of("x", ("value", "double"), ("number", "int"))
 NEW = schema_of("x", ("value", "double"), ("number", "int"), ("extra", "int"))
 
@@ -86,15 +89,49 @@ def test_a_healthy_archive_has_no_problem(healthy: Path) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("defect", defects.PLAIN, ids=lambda defect: defect.__name__)
 def test_metadata_show(healthy: Path, tmp_path: Path, defect: Callable[[Scene], None], seed: int) -> None:
-    audit = audited(healthy, tmp_path, defect, seed, deep=False)
-    assert audit.problems
-    assert all(found.detail and found.remedy for found in audit.problems)
+    assert_told(audited(healthy, tmp_path, defect, seed, deep=False), defects.PLAIN[defect])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("defect", [*defects.PLAIN, *defects.DEEP], ids=lambda defect: defect.__name__)
 def test_reading_shows(healthy: Path, tmp_path: Path, defect: Callable[[Scene], None], seed: int) -> None:
-    assert audited(healthy, tmp_path, defect, seed, deep=True).problems
+    assert_told(audited(healthy, tmp_path, defect, seed, deep=True), {**defects.PLAIN, **defects.DEEP}[defect])
+
+
+def assert_told(audit: Audit, kind: str) -> None:
+    """What is wrong, of which topic, in which week where it is of a file, and what to do."""
+    assert kind in set(audit.kinds())
+    for found in audit.problems:
+        assert found.detail
+        assert found.remedy
+        assert found.topic in ("lsst.sal.Test.x", "")
+        assert found.week or found.kind not in OF_A_FILE or not found.topic
+
+
+def test_a_table_of_which_the_ledger_has_no_row_is_told(healthy: Path, tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    shutil.copytree(healthy, root)
+    forgotten = Topic(opened(root), Dataset("lsst.sal.Test.y"))
+    forgotten.send(OLD, [START_US], value=[1.0], number=[1])
+    forgotten.drain(into_ledger=False)
+    (found,) = verify(opened(root)).problems
+    assert (found.kind, found.detail) == ("ledger", "the ledger has no row of 1 table: raw/Test/y")
+    assert verify(opened(root), datasets=[Dataset("lsst.sal.Test.x")]).ok
+    reindex(opened(root))
+    assert verify(opened(root)).ok
+
+
+def test_a_table_that_a_run_is_making_is_no_problem(healthy: Path, tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    shutil.copytree(healthy, root)
+    made = Topic(opened(root), Dataset("lsst.sal.Test.y"))
+    made.send(OLD, [START_US], value=[1.0], number=[1])
+    with made.archive.ledger.announced("drain", [(RAW, made.dataset)]) as rows:
+        audited_meanwhile = verify(opened(root))
+        made.drain(into_ledger=False)
+        assert audited_meanwhile.ok
+        assert verify(opened(root)).ok
+        assert rows == []
 
 
 def test_files_of_older_weeks_are_left_to_whoever_asks_for_them(healthy: Path, tmp_path: Path) -> None:

@@ -218,6 +218,20 @@ def a_schemas_text_is_another(scene: Scene) -> None:
     )
 
 
+def a_foreign_directory_lies_in_a_table(scene: Scene) -> None:
+    path = scene.path(scene.any_file())
+    directory = path.parent.with_name(scene.dice.choice(["week=2026-11-17", "backup", "week=all"]))
+    directory.mkdir()
+    (directory / path.name).write_bytes(path.read_bytes())
+
+
+def a_foreign_file_lies_in_a_week_without_rows(scene: Scene) -> None:
+    path = scene.path(scene.any_file())
+    directory = path.parent.with_name("week=2025-01-06")
+    directory.mkdir()
+    (directory / "part-0.parquet").write_bytes(path.read_bytes())
+
+
 def a_schema_is_gone(scene: Scene) -> None:
     uri = scene.archive.store.uri("schemas")
     whole = pq.read_table(deltalake.DeltaTable(uri).file_uris())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 import deltalake
@@ -10,6 +11,7 @@ import pyarrow as pa
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from efd_pipelines.archive.files import sort_rows, write_data_file
+from efd_pipelines.archive.ledger import RELATIVE
 from efd_pipelines.archive.slices import DEAD
 from efd_pipelines.times import Week
 from efd_pipelines_tests.unit.archive.defects.scene import Scene, set_field
@@ -84,6 +86,17 @@ def the_ledger_has_too_low_a_position(scene: Scene) -> None:
         moved[-1]["positions"] = json.dumps({name: position + 1 for name, position in before.items()})
 
     scene.ledger_changed(change)
+
+
+def the_ledger_is_gone(scene: Scene) -> None:
+    shutil.rmtree(scene.archive.store.path(RELATIVE))
+
+
+def a_foreign_file_lies_in_a_week(scene: Scene) -> None:
+    """No commit has it: only whoever reads the directory as it lies sees its rows."""
+    path = scene.path(scene.any_file())
+    name = scene.dice.choice([f"part-{scene.dice.randrange(10**5):05d}.parquet", f"copy of {path.name}", "notes.txt"])
+    path.with_name(name).write_bytes(path.read_bytes())
 
 
 def another_program_adds_a_copy(scene: Scene) -> None:
