@@ -1,7 +1,7 @@
 """Merging: the many files of a slice become few while it grows, and one when it is over.
 
-A reader opens at most 16 files of a running slice: beyond that the smallest ones are put together, so that a row is
-written again only as often as its slice doubles. A finished slice becomes one file in the form that `form.py`
+A reader opens at most 16 files of a running slice: the smallest ones are put together beyond 8, since some are added
+until the round that does it is through, so that a row is written again only as often as its slice doubles. A finished slice becomes one file in the form that `form.py`
 describes. Each merge is one commit under the guard `slice:<slice>`, which removes what it read and adds what it wrote;
 drains append meanwhile undisturbed, and a late record makes a finished slice unfinished again. Small files of
 quarantine and of the dead are put together too. Rows of history whose record Kafka delivered after all are left out,
@@ -45,7 +45,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 MAX_FILES = 16
-"""A running slice with more files is merged."""
+"""So many files of a running slice a reader opens at most; of quarantine or the dead, so many lie without harm."""
+
+CROWDED = 8
+"""A running slice with more files is merged: a round comes every ten minutes and takes some, and drains of the fast
+class add a file every two."""
+
+_LEFT = 6
+"""So many of its largest files stay, where they are larger than all others together."""
 
 _OUTSIDE_BYTES = 16 * 1024 * 1024
 
@@ -104,7 +111,7 @@ def merge(
     run: str = "",
     progress: Progress | None = None,
 ) -> MergeResult:
-    """Merges what has too many files: finished slices of more than one, running ones of more than 16.
+    """Merges what has too many files: finished slices of more than one, running ones of more than 8.
 
     Safe to be killed, repeated, and run beside drains and other merges.
 
@@ -150,10 +157,10 @@ def files_to_merge(files: Sequence[DataFile], *, finished: bool) -> list[DataFil
     ordered = sorted(files, key=lambda file: (file.size_bytes, file.path))
     if finished:
         return ordered[:FAN_IN] if len(files) > 1 else []
-    if len(files) <= MAX_FILES:
+    if len(files) <= CROWDED:
         return []
     # The smallest, and each larger one that is not larger than all before it: sizes at least double from file to file.
-    count = len(ordered) - MAX_FILES // 2
+    count = len(ordered) - _LEFT
     size = sum(file.size_bytes for file in ordered[:count])
     while count < len(ordered) and ordered[count].size_bytes <= size:
         size += ordered[count].size_bytes
@@ -348,7 +355,7 @@ def _most(row: Mapping[str, Any], at: datetime) -> int:
     """How many files a slice may have."""
     if row["week"] in (QUARANTINE, DEAD):
         return max(MAX_FILES, int(row["bytes"]) // (_OUTSIDE_BYTES // 4))
-    return 1 if is_finished(Slice.parse(row["slice"]), at) else MAX_FILES
+    return 1 if is_finished(Slice.parse(row["slice"]), at) else CROWDED
 
 
 def _is_wanted(week: str, weeks: Collection[Week | str] | None) -> bool:

@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def merge(components: Components = None, week: WeekKey = None, as_json: AsJson = False) -> None:
-    """Merge slices with too many files. While they grow that is more than 16, when they are over more than one."""
+    """Merge slices with too many files. While they grow that is more than 8, when they are over more than one."""
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.merging import merge as merged
     from efd_pipelines.settings import load_settings

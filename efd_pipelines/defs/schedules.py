@@ -50,7 +50,7 @@ verify = dg.ScheduleDefinition(
     cron_schedule="*/10 * * * *",
     execution_timezone="UTC",
     default_status=_ON,
-    description="Whether slices have too many files: more than 16 while they grow, more than one when they are over.",
+    description="Whether slices have too many files: more than 8 while they grow, more than one when they are over.",
 )
 def merge(context: dg.ScheduleEvaluationContext, deployment: Deployment) -> dg.RunRequest | dg.SkipReason:
     with explained():

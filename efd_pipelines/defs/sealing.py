@@ -110,7 +110,7 @@ def no_merge(instance: dg.DagsterInstance, archive: "Archive", now: datetime) ->
 
 @dg.op(pool="compute", out=dg.Out(dg.Nothing))
 def merge_slices(context: dg.OpExecutionContext, deployment: Deployment) -> None:
-    """Merges the slices that have more than 16 files, and those that are over and have more than one."""
+    """Merges the slices that have more than 8 files, and those that are over and have more than one."""
     from efd_pipelines.archive.merging import merge
 
     with explained():

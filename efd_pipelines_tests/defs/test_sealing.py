@@ -83,7 +83,7 @@ def test_a_week_that_is_not_over_says_when_it_will_be(archive: Archive, instance
 
 def test_merging_is_requested_when_a_slice_has_too_many_files(archive: Archive, instance: dg.DagsterInstance) -> None:
     tuesday = at("2026-10-06")
-    archived(archive, FAST, WEEK, 10)
+    archived(archive, FAST, WEEK, 8)
     assert no_merge(instance, archive, tuesday) == "No slice has too many files."
-    archived(archive, FAST, WEEK, 10, first_offset=10)
+    archived(archive, FAST, WEEK, 1, first_offset=8)
     assert no_merge(instance, archive, tuesday) is None

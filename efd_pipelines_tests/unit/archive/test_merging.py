@@ -25,6 +25,7 @@ from efd_pipelines.archive.files import DataFile, sort_rows, write_data_file
 from efd_pipelines.archive.form import row_groups, survey
 from efd_pipelines.archive.ledger import RAW, rows_of
 from efd_pipelines.archive.merging import (
+    CROWDED,
     MAX_FILES,
     crowded,
     files_to_merge,
@@ -89,30 +90,34 @@ def test_a_slice_is_finished_when_the_slow_class_has_been_read(archive: Archive)
     assert merge(archive, now=midnight + timedelta(minutes=120)).slices == 1
 
 
-def test_a_running_slice_is_merged_beyond_sixteen_files(archive: Archive) -> None:
-    topic = topic_with(archive, MAX_FILES)
+def test_a_running_slice_is_merged_beyond_eight_files(archive: Archive) -> None:
+    topic = topic_with(archive, CROWDED)
     assert merge(archive, now=NOON).slices == 0
     topic.send(PLAIN, seconds(200, 10), value=np.ones(10))
     topic.drain()
     assert merge(archive, now=NOON).slices == 1
-    assert len(files_of(topic)) <= MAX_FILES
-    assert archive.read(topic.dataset).num_rows == 170
+    assert len(files_of(topic)) <= CROWDED
+    assert archive.read(topic.dataset).num_rows == 90
 
 
-def test_a_growing_slice_is_rewritten_seldom() -> None:
+def test_a_growing_slice_has_sixteen_files_at_most_and_is_rewritten_seldom() -> None:
+    """A slice of a week in the fast class: a file every two minutes, and every ten a round, which is slow."""
     files: list[DataFile] = []
-    written, drains = 0, 2000
-    for n in range(drains):
-        files.append(DataFile(f"{n}.parquet", WEEK.key, "2026-11-16", 1, 1000))
-        chosen = files_to_merge(files, finished=False)
-        if chosen:
+    written, drains, most, merges_at = 0, 7 * 24 * 30, 0, -1
+    for minute in range(2 * drains):
+        if minute % 2 == 0:
+            files.append(DataFile(f"{minute}.parquet", WEEK.key, f"{WEEK}W", 1, 1000))
+        if minute % 10 == 0 and len(files) > CROWDED and merges_at < minute:
+            merges_at = minute + 5
+        while minute == merges_at and (chosen := files_to_merge(files, finished=False)):
             size = sum(file.size_bytes for file in chosen)
             files = [file for file in files if file not in chosen]
-            files.append(DataFile(f"m{n}.parquet", WEEK.key, "2026-11-16", len(chosen), size))
+            files.append(DataFile(f"m{minute}-{size}.parquet", WEEK.key, f"{WEEK}W", len(chosen), size))
             written += size
-        assert len(files) <= MAX_FILES
+        most = max(most, len(files))
     assert sum(file.size_bytes for file in files) == drains * 1000
-    assert written < 10 * drains * 1000
+    assert CROWDED < most <= MAX_FILES
+    assert written < 6 * drains * 1000
 
 
 def changing_topic(root: Path, seed: int) -> Topic:
