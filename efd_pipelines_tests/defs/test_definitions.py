@@ -54,7 +54,7 @@ JOBS = {
     "expire",
     "replay_dead_letters",
 }
-SENSORS = {"discover", "drain", "summarise", "publish", "join"}
+SENSORS = {"alert", "discover", "drain", "summarise", "publish", "join"}
 SCHEDULES = {
     "weekly_report",
     "weekly_growth",
