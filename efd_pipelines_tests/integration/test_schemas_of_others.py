@@ -24,11 +24,12 @@ from efd_pipelines.avro.frames import frame
 from efd_pipelines.simulator.everything import random_series
 from efd_pipelines.simulator.producer import SalProducer
 from efd_pipelines.simulator.sal import SalField, SalTopic
-from efd_pipelines.times import microseconds
+from efd_pipelines.times import Week, microseconds
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.integration.configured import configured
 from efd_pipelines_tests.integration.conftest import MakeSettings
 from efd_pipelines_tests.integration.lossless import assert_lossless, assert_readers_agree, records_of, sent
+from efd_pipelines_tests.integration.plain import assert_reads_plainly_when_sealed
 from efd_pipelines_tests.integration.produced import NOW, produce
 
 pytestmark = pytest.mark.timeout(180)
@@ -88,6 +89,7 @@ def test_two_registries_whose_ids_clash(
     away = assert_lossless(archive, f"tts@{name}", records_of(settings.require_kafka(), url, f"tts.{name}"))
     assert (home.num_rows, away.num_rows) == (5, 6)
     assert ("z" in home.column_names, "z" in away.column_names) == (False, True)
+    assert_reads_plainly_when_sealed(archive, f"tts@{name}", Week.containing(NOW))
 
 
 def test_json_messages(site: MakeSettings, unique: str) -> None:
@@ -127,6 +129,7 @@ def test_json_messages(site: MakeSettings, unique: str) -> None:
     table = archive.read(archive.datasets()[0])
     assert table["time"].cast(pa.int64()).to_pylist()[0] == microseconds(NOW)
     assert set(table["archive_schema"].to_pylist()) == {0}
+    assert_reads_plainly_when_sealed(archive, name, Week.containing(NOW))
 
 
 METRIC = {
@@ -186,4 +189,5 @@ def test_other_namespaces_have_their_own_time_and_any_schema(site: MakeSettings,
         assert branches == [None, "text", 7]
         assert found["value"].is_valid().to_pylist() == [False, True, True]
         assert_readers_agree(archive, topic)
+        assert_reads_plainly_when_sealed(archive, topic, Week.containing(when))
     assert verify(archive, deep=True).problems == []

@@ -1,7 +1,8 @@
 """Schemas that change, as they do over twenty years: every record stays whole, and Delta readers always see one table.
 
-Each case of the archive's promise has a test of its own name. What is compared with what: `lossless.py`. Other
-registries, namespaces and formats: `test_schemas_of_others.py`.
+Each case of the archive's promise has a test of its own name. What is compared with what: `lossless.py`; sealed and
+cleaned, readers that know nothing of Delta see the same: `plain.py`. Other registries, namespaces and formats:
+`test_schemas_of_others.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import fastavro
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -36,6 +35,7 @@ from efd_pipelines.topics.names import Dataset
 from efd_pipelines_tests.integration.configured import configured
 from efd_pipelines_tests.integration.conftest import MakeSettings
 from efd_pipelines_tests.integration.lossless import assert_lossless, sent
+from efd_pipelines_tests.integration.plain import assert_reads_plainly, assert_reads_plainly_when_sealed
 from efd_pipelines_tests.integration.produced import NOW, delete_topic, produce
 
 pytestmark = pytest.mark.timeout(180)
@@ -44,10 +44,13 @@ pytestmark = pytest.mark.timeout(180)
 Fields = list[SalField]
 
 
+WEEK = Week.containing(NOW).previous()
+
+
 @pytest.fixture
 def settings(local_settings: Settings) -> Settings:
-    """A directory will do: what a schema becomes does not depend on the store."""
-    return local_settings
+    """A directory will do: what a schema becomes does not depend on the store. Slices of a day: a file for each."""
+    return configured(local_settings, slices={"*": "day"})
 
 
 @pytest.fixture
@@ -56,14 +59,17 @@ def name(unique: str) -> str:
 
 
 def archived(settings: Settings, topic: str, *versions: Fields) -> pa.Table:
-    """The table after some records of each version in turn; compared after each, for it is read at any time."""
+    """The table after some records of each version in turn, each on a day of its own; compared after each, for it is
+    read at any time, and as plain files when the week is sealed."""
     archive = Archive(settings)
     for number, fields in enumerate(versions):
-        produce(settings, SalTopic.of(topic, fields), 4, first=1 + 10 * number)
+        when = WEEK.start + timedelta(days=number, hours=1)
+        produce(settings, SalTopic.of(topic, fields), 4, first=1 + 10 * number, when=when)
         assert drain(archive, settings).dead_letters == 0
         table = assert_lossless(archive, topic, sent(settings, topic))
     audit = verify(archive, deep=True, datasets=[Dataset.parse(topic)])
     assert (audit.problems, audit.rows, audit.records) == ([], 4 * len(versions), 4 * len(versions))
+    assert_reads_plainly_when_sealed(archive, topic, WEEK)
     return table
 
 
@@ -130,6 +136,7 @@ def test_arrays_that_are_longer_or_shorter_than_declared(settings: Settings, nam
     drain(archive, settings)
     table = assert_lossless(archive, name, sent(settings, name))
     assert [table[f"a{n}"].null_count for n in range(7)] == [1, 2, 2, 2, 3, 4, 4]
+    assert_reads_plainly_when_sealed(archive, name, Week.containing(NOW))
 
 
 def encoded(schema: Any, values: dict[str, Any]) -> bytes:
@@ -158,6 +165,7 @@ def test_versions_that_alternate_record_by_record_make_one_file(settings: Settin
     assert drain(archive, settings).commits == 1
     assert_lossless(archive, name, sent(settings, name))
     assert len(archive.snapshot(archive.datasets()[0]).files()) == 1
+    assert_reads_plainly_when_sealed(archive, name, Week.containing(NOW))
 
 
 def test_many_small_drains_of_changing_versions_make_a_file_each(settings: Settings, name: str) -> None:
@@ -194,15 +202,14 @@ def test_a_sealed_week_is_read_by_plain_readers_and_keeps_its_types(site: MakeSe
         drain(archive, settings)
     sealed = seal(archive, settings, week=week)
     assert (sealed.problems, sealed.sealed) == ([], 1)
-    directory = leave_what_counts(archive, name, week)
-    assert_read_by_plain_readers(directory, 45)
+    directory = assert_reads_plainly(archive, name, week)
     wider = [SalField("a", "long long"), SalField("b", "double"), SalField("d", "double", 2)]
     produce(settings, SalTopic.of(name, wider), 5, first=1000)
     drain(archive, settings)
     table = assert_lossless(archive, name, sent(settings, name))
     assert str(table.schema.field("a").type) == "int64"
     # The sealed week is as it was; all readers that know Delta read both as one.
-    assert_read_by_plain_readers(directory, 45)
+    assert assert_reads_plainly(archive, name, week) == directory
     assert all(str(pq.read_schema(path).field("a").type) == "int32" for path in directory.glob("*.parquet"))
     # A late record of the wide schema reopens the week; sealed again, it is of one type again.
     produce(settings, SalTopic.of(name, wider), 1, first=2000, when=monday + timedelta(hours=5))
@@ -210,36 +217,8 @@ def test_a_sealed_week_is_read_by_plain_readers_and_keeps_its_types(site: MakeSe
     assert_lossless(archive, name, sent(settings, name))
     again = seal(archive, settings, week=week)
     assert (again.problems, again.sealed) == ([], 1)
-    assert_read_by_plain_readers(leave_what_counts(archive, name, week), 46)
+    assert_reads_plainly(archive, name, week)
     assert all(str(pq.read_schema(path).field("a").type) == "int64" for path in directory.glob("*.parquet"))
-
-
-def leave_what_counts(archive: Archive, dataset: str, week: Week) -> Path:
-    """The week's directory as cleaning leaves it a week after the files were replaced."""
-    snapshot = archive.snapshot(Dataset.parse(dataset))
-    counting = {Path(file.uri) for file in snapshot.files({week.key})}
-    directory = Path(archive.store.uri(f"{snapshot.relative}/week={week.key}"))
-    for path in set(directory.glob("*.parquet")) - counting:
-        path.unlink()
-    return directory
-
-
-def assert_read_by_plain_readers(directory: Path, rows: int) -> None:
-    import dask.dataframe as dd
-
-    pandas = pd.concat(pd.read_parquet(path) for path in sorted(directory.glob("*.parquet")))
-    assert len(pandas) == len(pd.read_parquet(directory)) == rows
-    assert {pq.read_schema(path).remove_metadata() for path in directory.glob("*.parquet")} == {
-        pq.read_schema(next(directory.glob("*.parquet"))).remove_metadata()
-    }
-    names = ["b", "c", "d1", "private_seqNum"]
-    with duckdb.connect() as connection:
-        found = connection.sql(f"SELECT {', '.join(names)} FROM read_parquet('{directory}/*.parquet')").df()
-    lazy = dd.read_parquet(str(directory / "*.parquet"), columns=names).compute(scheduler="synchronous")
-    for read in (found, lazy):
-        ordered = read.sort_values("private_seqNum").reset_index(drop=True)
-        expected = pandas[names].sort_values("private_seqNum").reset_index(drop=True)
-        pd.testing.assert_frame_equal(ordered, expected, check_dtype=False)
 
 
 def test_nullable_unions_of_camera_topics(settings: Settings) -> None:
@@ -252,6 +231,7 @@ def test_nullable_unions_of_camera_topics(settings: Settings) -> None:
     unions = [field.name for field in topic.public_fields if "double" in field.sal_type]
     assert any(table[field].null_count for field in unions)
     assert any(pc.any(pc.is_nan(table[field])).as_py() for field in unions)
+    assert_reads_plainly_when_sealed(archive, topic.name, Week.containing(NOW))
 
 
 COLLIDING = (
@@ -281,6 +261,8 @@ def test_the_seven_flattening_collisions_and_topics_past_two_thousand_columns(se
         flat = sum(field.count for field in topic.fields)
         has_lists = any(pa.types.is_list(column.type) for column in table.schema)
         assert has_lists == (flat > 2000), f"{topic.name}: {flat} columns"
+    for topic in (topics[0], widest):  # flat, and with lists
+        assert_reads_plainly_when_sealed(archive, topic.name, Week.containing(NOW))
 
 
 @pytest.fixture
@@ -317,6 +299,7 @@ def test_a_topic_deleted_and_created_again_has_two_sources(settings: Settings, n
     drain(archive, settings)
     table = assert_lossless(archive, name, [*first, *sent(settings, name)])
     assert sorted(pc.value_counts(table["archive_source"]).field("counts").to_pylist()) == [5, 6]
+    assert_reads_plainly_when_sealed(archive, name, Week.containing(NOW))
 
 
 def test_partitions_that_are_added_while_it_drains(settings: Settings, name: str) -> None:
