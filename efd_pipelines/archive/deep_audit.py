@@ -89,11 +89,11 @@ def _compare_with_kafka(
         settings.require_registry(of.dataset.cluster)
         with Registries(settings) as registries:
             values = ValueAudit(audit, archive, of.dataset, of.snapshot, registries, week)
-            recount_deeply(settings, audit, feeds, places, of.let_go, values, week)
+            recount_deeply(settings, audit, feeds, places, of.let_go, values, week, unread_rows=of.unread_rows)
     except (SettingsError, RegistryUnavailable) as error:
         audit.note(of.dataset.text, week or "", "kafka", f"Values were not compared: {error.message}", error.remedy)
         if week is None:
-            recount_deeply(settings, audit, feeds, places, of.let_go)
+            recount_deeply(settings, audit, feeds, places, of.let_go, unread_rows=of.unread_rows)
 
 
 def _audit_schemas(audit: Audit, schemas: WriterSchemas) -> None:
@@ -162,6 +162,7 @@ class _DatasetAudit:
         self._schemas = schemas
         self._entries = entries
         self.let_go: dict[ExpiredPartition, list[range]] = {}
+        self.unread_rows = 0
 
     def all(self) -> dict[Partition, Offsets]:
         """Audits it; gives the offsets of what came from Kafka, sorted, by source and partition."""
@@ -343,6 +344,7 @@ class _DatasetAudit:
             repeated += _repeated(whole)
             if has_sequence(self._dataset):
                 sequences.add(whole.select([name for name in SEQUENCE_COLUMNS if name in whole.column_names]))
+        self.unread_rows = of_file.unread_rows
         self._note_repeated(repeated)
         self._note_holes(sequences)
         return places

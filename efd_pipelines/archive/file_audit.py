@@ -57,6 +57,7 @@ class FileAudit:
         self._held = held_columns(self._schema)
         self._field_of = {column.name: column.field for column in self._held}
         self._known: dict[int, _Declared | None] = {}
+        self.unread_rows = 0
 
     def rows_of(self, file: DataFile) -> pa.Table | None:
         """Audits a file; gives the columns that tell its rows apart, None where it cannot be read."""
@@ -64,7 +65,7 @@ class FileAudit:
         store = self._snapshot.store
         size = store.size(relative)
         if size is None:
-            self._missing(file, "not in the store")
+            self._gone(file)
             return None
         if size != file.size_bytes:
             self._found(file, "size", f"has {size:,} bytes, {file.size_bytes:,} were written", RESTORE)
@@ -81,7 +82,18 @@ class FileAudit:
     def _found(self, file: DataFile, kind: str, detail: str, remedy: str = REPORT) -> None:
         self._audit.found(self._dataset.text, file.week, kind, f"{file.path}: {detail}", remedy)
 
+    def _gone(self, file: DataFile) -> None:
+        """A file that is not there; the plain audit has told of those that were gone when it looked."""
+        place = self._dataset.text, file.path
+        if place not in self._audit.gone:
+            self._missing(file, "not in the store")
+            return
+        counted_rows = self._audit.gone[place]
+        self.unread_rows += file.rows
+        self._audit.missing += 0 if counted_rows is None else file.rows - counted_rows
+
     def _missing(self, file: DataFile, detail: str) -> None:
+        self.unread_rows += file.rows
         self._audit.missing += file.rows
         self._found(file, "unreadable", f"{detail}; {counted(file.rows, 'row')}", RESTORE)
 

@@ -36,7 +36,8 @@ class Finding:
 class Audit:
     """What the audit found. `records` came from Kafka, `rows` are kept; both over all weeks asked for.
 
-    `expired` rows were let go, with a mark that says so.
+    `expired` rows were let go, with a mark that says so. `gone` are files that are not in the store, by dataset and
+    path: how many of their rows are counted as missing, None where all are.
     """
 
     topics: int = 0
@@ -49,6 +50,7 @@ class Audit:
     expired: int = 0
     problems: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
+    gone: dict[tuple[str, str], int | None] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

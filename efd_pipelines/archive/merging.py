@@ -1,11 +1,11 @@
 """Merging: the many files of a slice become few while it grows, and one when it is over.
 
 A reader opens at most 16 files of a running slice: the smallest ones are put together beyond 8, since some are added
-until the round that does it is through, so that a row is written again only as often as its slice doubles. A finished slice becomes one file in the form that `form.py`
-describes. Each merge is one commit under the guard `slice:<slice>`, which removes what it read and adds what it wrote;
-drains append meanwhile undisturbed, and a late record makes a finished slice unfinished again. Small files of
-quarantine and of the dead are put together too. Rows of history whose record Kafka delivered after all are left out,
-and counted (design.md §4); no other row ever is.
+until the round that does it is through, so that a row is written again only as often as its slice doubles. A finished
+slice becomes one file in the form that `form.py` describes. Each merge is one commit under the guard `slice:<slice>`,
+which removes what it read and adds what it wrote; drains append meanwhile undisturbed, and a late record makes a
+finished slice unfinished again. Small files of quarantine and of the dead are put together too. Rows of history whose
+record Kafka delivered after all are left out, and counted (design.md §4); no other row ever is.
 Closing a week: `sealing.py`. Reading in order: `runs.py`.
 """
 

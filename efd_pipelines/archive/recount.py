@@ -35,6 +35,9 @@ MOST_COUNTED = 2_000_000
 """So many offsets a plain audit reads; topics beyond that are left to a deep one, and a note says so."""
 
 _READ_NOW = "Read it now: `efd archive run`. What expired meanwhile is recorded as a gap, `efd archive gaps` lists it."
+_UNREAD = (
+    "They are of files that could not be read: restore those from a copy of the store. Kafka still has the records."
+)
 _MISSING = "`efd archive verify --deep` says which offsets; what Kafka has can be read again. " + REPORT
 
 Offsets = NDArray[np.int64]
@@ -273,6 +276,7 @@ def recount_deeply(
     let_go: Mapping[tuple[str, int | None], Sequence[range]] | None = None,
     values: ValueAudit | None = None,
     week: str | None = None,
+    unread_rows: int = 0,
 ) -> None:
     """Reads everything that Kafka has of a dataset's topics, up to where they were read, and looks for each offset.
 
@@ -282,6 +286,7 @@ def recount_deeply(
         let_go: offsets of weeks that have expired, which the archive need not have.
         values: compares the records with their rows, too.
         week: only records of this week, which `values` tells; `offsets` are of its rows.
+        unread_rows: rows of files that could not be read, and were told of; `offsets` lack theirs.
 
     Raises:
         KafkaUnavailable: no answer.
@@ -308,12 +313,15 @@ def recount_deeply(
         missing = [of for of in found if not any((source, partition, of) in elsewhere for source in sources)]
         if not missing:
             continue
-        audit.missing += len(missing)
+        of_files = min(unread_rows, len(missing))
+        unread_rows -= of_files
+        audit.missing += len(missing) - of_files
         detail = (
             f"{counted(len(missing), 'record')} of {topic}, partition {partition}, in Kafka and below the position, "
             f"but not in the archive: the first at offset {missing[0]}"
         )
-        audit.found(by_topic[topic].dataset.text, week or "", "lost", detail)
+        remedy = REPORT if of_files < len(missing) else _UNREAD
+        audit.found(by_topic[topic].dataset.text, week or "", "lost", detail, remedy)
     if values is not None:
         values.tell()
 

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 _LOG_KEPT_US = 29 * 86_400_000_000
 _ASKED_AT_ONCE = {False: 2, True: 16}
-_OURS = re.compile(r"(quarantine|dead|\d{4}-\d\d-\d\d(W|T\d\d)?)-[0-9a-f]{32}\.parquet")
-"""What our files are called: `<slice>-<hash of the content>.parquet`. Replaced ones stay until they are cleaned up."""
+_OURS = re.compile(r"(quarantine|dead|\d{4}-\d\d-\d\d(W|T\d\d)?)-([0-9a-f]{32}|[0-9a-f]{24})\.parquet")
+"""What our files are called, `<slice>-<hash of the content>.parquet`; in the first release hashes were shorter.
+Replaced ones stay until they are cleaned up."""
 
 Answer = TypeVar("Answer")
 
@@ -82,6 +83,7 @@ def _compare(
         rows = held.get((dataset, week, key), (0, 0))[0]
         whole = len(names) == len(found[key])
         audit.missing += rows if whole else len(names)
+        audit.gone |= {(dataset, f"week={week}/{name}"): None if whole else 1 for name in names}
         detail = f"{some(names)}: not in the store"
         audit.found(dataset, week, "unreadable", f"{detail}; {counted(rows, 'row')}" if whole else detail, RESTORE)
     for key, sizes in found.items():

@@ -106,6 +106,18 @@ def test_what_kafka_has_and_the_archive_passed_over_is_found(local_settings: Set
     assert "offset 20" in audit.problems[-1].detail
 
 
+@pytest.mark.timeout(120)
+def test_records_of_a_file_that_is_gone_are_counted_once_and_kafka_has_them(local_settings: Settings) -> None:
+    archive = Archive(local_settings)
+    send(local_settings, SCALARS, frames(local_settings, SCALARS, 1, 20))
+    drain(archive, local_settings)
+    (file,) = archive.snapshot(DATASET).files()
+    archive.store.delete(f"{archive.relative(DATASET)}/{file.path}")
+    audit = verify(archive, deep=True, settings=local_settings)
+    assert (audit.missing, list(audit.kinds())) == (20, ["unreadable", "lost"])
+    assert "Kafka still has the records" in audit.problems[-1].remedy
+
+
 def change_a_value(archive: Archive) -> str:
     """A commit that says it is a merge, with everything about it in order but a value; its week."""
     snapshot = archive.snapshot(DATASET)

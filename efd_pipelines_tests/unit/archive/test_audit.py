@@ -108,6 +108,17 @@ def assert_told(audit: Audit, kind: str) -> None:
         assert found.week or found.kind not in OF_A_FILE or not found.topic
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_file_that_is_gone_is_told_and_counted_once(healthy: Path, tmp_path: Path, deep: bool) -> None:
+    files = opened(healthy).files(Dataset("lsst.sal.Test.x"))
+    alone = next(file for file in files if sum(other.slice == file.slice for other in files) == 1)
+    root = tmp_path / "archive"
+    shutil.copytree(healthy, root)
+    Path(opened(root).store.path(f"raw/Test/x/{alone.path}")).unlink()
+    audit = verify(opened(root), deep=deep)
+    assert (audit.missing, list(audit.kinds())) == (alone.rows, ["unreadable"])
+
+
 def test_a_table_of_which_the_ledger_has_no_row_is_told(healthy: Path, tmp_path: Path) -> None:
     root = tmp_path / "archive"
     shutil.copytree(healthy, root)
