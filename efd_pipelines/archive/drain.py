@@ -49,7 +49,7 @@ _FETCHING = 8
 _WAITING_BYTES = 1 << 24
 _WAITING_CHUNKS = 256
 _LEDGER_EVERY = 1000
-_GIVE_BACK_EVERY = 1 << 26
+_GIVE_BACK_EVERY = 1 << 28
 _KEPT_OPEN = 64
 # So many are decoded by compiled code, which is loaded while tables are opened and the brokers asked.
 _MANY_RECORDS = 10_000

@@ -162,7 +162,8 @@ def sort_rows(table: pa.Table) -> pa.Table:
     if not names or table.num_rows < 2 or _is_sorted(table, names):
         return table
     names += _breaking_ties(table, names)
-    return table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in names]))
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in names])
+    return pc.take(table, order, boundscheck=False)
 
 
 def _breaking_ties(table: pa.Table, names: Sequence[str]) -> list[str]:

@@ -158,11 +158,12 @@ class Writer:
     def _as_it_is(self, intake: Intake) -> Expected:
         snapshot = intake.snapshot
         expected = self._expected.get(intake.topic)
-        # The table's very schema, as it was after the last commit: then its columns need no look.
-        is_same = expected is not None and snapshot is not None and expected.schema is snapshot.schema
+        schema = None if snapshot is None else snapshot.schema
+        # The table's schema is what it was after the last commit: then its columns need no look.
+        is_same = expected is not None and schema is not None and _are_same(expected.schema, schema)
         held = expected.held if expected is not None and is_same else _held(snapshot)
         return Expected(
-            schema=None if snapshot is None else snapshot.schema,
+            schema=schema,
             held=held,
             arrays=intake.arrays(snapshot, held.columns),
             unit=intake.slice_unit(snapshot, self._settings),
@@ -378,6 +379,10 @@ def _has(mine: Column | None, column: Column) -> bool:
         return False
     both = wider(column.type, mine.type)
     return both is not None and both.equals(mine.type)
+
+
+def _are_same(mine: pa.Schema | None, schema: pa.Schema) -> bool:
+    return mine is schema or (mine is not None and bool(mine.equals(schema, check_metadata=True)))
 
 
 def _held(snapshot: TableSnapshot | None) -> HeldColumns:
