@@ -58,6 +58,7 @@ scale: install ## memory and time at full size: drains of 2 GB and of 3,348 topi
 	    efd_pipelines_tests/integration/test_exports.py \
 	    efd_pipelines_tests/unit/avro efd_pipelines_tests/unit/archive/test_audit_at_scale.py \
 	    efd_pipelines_tests/unit/archive/test_audit.py efd_pipelines_tests/unit/archive/test_clean_weeks.py \
+	    efd_pipelines_tests/unit/archive/test_sealing.py \
 	    efd_pipelines_tests/unit/forecasting efd_pipelines_tests/unit/storage/test_years.py \
 	    efd_pipelines_tests/integration/test_stores.py $(PYTEST_ARGS)
 

@@ -21,7 +21,7 @@ from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.archive.losses import missing_records
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice
 from efd_pipelines.archive.stored_audit import audit_logs, audit_store, audit_tables
-from efd_pipelines.errors import KafkaUnavailable, UnknownDataset
+from efd_pipelines.errors import ArchiveError, KafkaUnavailable, UnknownDataset
 from efd_pipelines.times import Week, from_microseconds
 from efd_pipelines.topics.names import Dataset, nearest
 
@@ -56,6 +56,7 @@ def verify(
 
     Raises:
         UnknownDataset: one that is not in the archive.
+        ArchiveError: one that is, and the ledger has no row of it.
         StoreUnavailable: the store did not answer.
     """
     announced = archive.ledger.announced_tables()
@@ -112,8 +113,10 @@ def _entries(archive: Archive, datasets: Collection[Dataset] | None) -> Entries:
     there = sorted(frame["dataset"].unique().to_list())
     wanted = there if datasets is None else sorted({dataset.text for dataset in datasets})
     unknown = sorted(set(wanted) - set(there))
-    if unknown:
-        raise UnknownDataset(f"{unknown[0]} is not in the archive{nearest(unknown[0], there)}")
+    for text in unknown:
+        if archive.store.list(f"{archive.relative(Dataset.parse(text))}/_delta_log"):
+            raise ArchiveError(f"{text} has a table, and the ledger has no row of it", remedy=REINDEX)
+        raise UnknownDataset(f"{text} is not in the archive{nearest(text, there)}")
     if datasets is not None:
         frame = frame.filter(pl.col("dataset").is_in(wanted))
     return Entries(frame, [Dataset.parse(text) for text in wanted])

@@ -38,7 +38,14 @@ from efd_pipelines.archive.sequences import Sequences, has_sequence
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
 from efd_pipelines.archive.stored_audit import audit_directories
 from efd_pipelines.archive.tables import TableSnapshot
-from efd_pipelines.errors import ArchiveError, RegistryUnavailable, SchemaError, SettingsError, StoreUnavailable
+from efd_pipelines.errors import (
+    ArchiveError,
+    RegistryUnavailable,
+    SchemaError,
+    SettingsError,
+    StoreUnavailable,
+    UnknownDataset,
+)
 from efd_pipelines.kafka.registry import Registries
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import parse_schema
@@ -191,9 +198,10 @@ class _DatasetAudit:
         try:
             snapshot = self._archive.snapshot(self._dataset)
             _ = snapshot.description, snapshot.schema
-        except (ArchiveError, StoreUnavailable) as error:
-            self._archive.store.list(f"{relative}/_delta_log")  # raises where the store does not answer at all
-            self._found("", "log", f"{relative} cannot be opened: {error.message}", RESTORE_LOG)
+        except (ArchiveError, StoreUnavailable, UnknownDataset) as error:
+            # Where the store does not answer at all this raises; of a log that is gone the plain audit has told.
+            if self._archive.store.list(f"{relative}/_delta_log"):
+                self._found("", "log", f"{relative} cannot be opened: {error.message}", RESTORE_LOG)
             return None
         return snapshot
 

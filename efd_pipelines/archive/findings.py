@@ -14,6 +14,10 @@ REPORT = "Report it with this output: the archive must not be like this."
 RESTORE = "Restore the file from a copy of the store; until then its rows are missing."
 RESTORE_LOG = "Restore the table's `_delta_log` from a copy of the store: it says which files count."
 REINDEX = "`efd archive reindex` makes the ledger anew from the tables; if it comes back, report it with this output."
+LEADING = (
+    "The ledger never leads: was the newest of the table's log lost? Then restore its `_delta_log` from a copy of the "
+    "store, before anything is drained. If nothing was, `efd archive reindex`."
+)
 REMOVE = (
     "Find out who writes to the archive. No Delta reader sees it; `efd archive clean` removes it a week after it was "
     "written."

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from efd_pipelines.archive.collapse import Row, as_rows, collapsed, proof
 from efd_pipelines.archive.delta_log import Commit, DamagedTable, log_versions, read_log
 from efd_pipelines.archive.expiry import KIND as EXPIRE
 from efd_pipelines.archive.expiry import is_expired, read_mark
+from efd_pipelines.archive.findings import RESTORE_LOG
 from efd_pipelines.archive.ledger import RAW, SCHEMA, LedgerRow, once, relative_of, rows_of
 from efd_pipelines.archive.ledger_rows import GAP, SEALED, sealed_versions
 from efd_pipelines.archive.tables import TableSnapshot, open_table
@@ -89,11 +91,26 @@ def reindex(archive: Archive, *, progress: Progress | None = None) -> Reindexed:
         new[name] = once(pa.Table.from_pylist(rows, schema=SCHEMA))
         if progress:
             progress(n + 1, len(places))
+    new |= _lost(old, {relative for _, relative in places}, result)
     _count(result, old, new)
     if result.changed or result.dropped or edition.is_damaged:
         archive.ledger.replace(edition, pa.concat_tables([SCHEMA.empty_table(), *new.values()]))
     result.seconds = time.monotonic() - started
     return result
+
+
+def _lost(old: Mapping[_Name, pa.Table], places: Collection[str], result: Reindexed) -> dict[_Name, pa.Table]:
+    """What the old ledger says of tables that had files and are not there: nothing else remembers them."""
+    found = {
+        name: rows
+        for name, rows in old.items()
+        if relative_of(name[0], Dataset.parse(name[1])) not in places and (pc.sum(rows["files"]).as_py() or 0) > 0
+    }
+    for table, text in found:
+        relative = relative_of(table, Dataset.parse(text))
+        detail = f"{relative} has no log, and files by the ledger, which keeps what it says of them"
+        result.problems.append(Unread(relative, detail, RESTORE_LOG))
+    return found
 
 
 def _by_table(rows: pa.Table) -> dict[_Name, pa.Table]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from efd_pipelines.archive.delta_log import Commit, DamagedTable, log_versions, read_log
 from efd_pipelines.archive.entries import Entries
-from efd_pipelines.archive.findings import DEEPER, REINDEX, REMOVE, RESTORE, RESTORE_LOG, Audit, counted, some
+from efd_pipelines.archive.findings import DEEPER, LEADING, REINDEX, REMOVE, RESTORE, RESTORE_LOG, Audit, counted, some
 from efd_pipelines.archive.ledger import RAW, relative_of
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
 from efd_pipelines.errors import UsageError
@@ -155,7 +155,7 @@ def audit_logs(audit: Audit, entries: Entries, archive: Archive, announced: Coll
     for dataset, found in zip(entries.datasets, unknown, strict=True):
         if found.is_ahead:
             newest = known[dataset.text].newest
-            audit.found(dataset.text, "", "ledger", f"the log has no version {newest}, the ledger has", REINDEX)
+            audit.found(dataset.text, "", "ledger", f"the log has no version {newest}, the ledger has", LEADING)
         if found.damage:
             audit.found(dataset.text, "", "log", found.damage, RESTORE_LOG)
         for made in found.commits:
@@ -199,6 +199,8 @@ def _unknown_commits(archive: Archive, dataset: Dataset, known: _Known) -> _Unkn
         for version in sorted(missing):
             found += itertools.islice(read_log(store, relative, version), 1)
         if store.size(f"{relative}/_delta_log/{newest:020d}.json") is None:
+            if not store.list(f"{relative}/_delta_log"):
+                return _Unknown(found, damage=f"the log of {relative} is gone: nothing can read its files")
             return _Unknown(found, is_ahead=known.at_us > time.time() * 1e6 - _LOG_KEPT_US)
         found += read_log(store, relative, newest + 1)
     except DamagedTable as error:

@@ -144,7 +144,7 @@ class ValueAudit:
         for (week, path), of in sorted(self._differing.items()):
             source, partition, offset = min(of.rows)
             detail = (
-                f"{path}: {counted(len(of.rows), 'row')} say something else than Kafka's records in "
+                f"{path}: {counted(len(of.rows), 'row differs', 'rows differ')} from Kafka's records in "
                 f"{some(sorted(of.columns))}: the first at offset {offset} of {source}, partition {partition}"
             )
             self._audit.found(self._dataset.text, week, "value", detail, _REMEDY)

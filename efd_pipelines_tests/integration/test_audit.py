@@ -157,7 +157,7 @@ def test_a_value_that_was_changed_with_all_that_goes_with_it_is_found_while_kafk
     for of in (None, week):
         (found,) = verify(archive, deep=True, week=of, settings=local_settings).problems
         assert (found.kind, found.week) == ("value", week)
-        assert "1 row say something else than Kafka's records in float0" in found.detail
+        assert "1 row differs from Kafka's records in float0" in found.detail
     assert verify(archive, deep=True, week="2026-01-05", settings=local_settings).ok
 
 

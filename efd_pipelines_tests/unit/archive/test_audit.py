@@ -22,6 +22,7 @@ from efd_pipelines.archive.files import write_data_file
 from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.archive.reindex import reindex
 from efd_pipelines.archive.sealing import seal
+from efd_pipelines.errors import ArchiveError
 from efd_pipelines.settings import load_settings
 from efd_pipelines.times import Week
 from efd_pipelines.topics.names import Dataset
@@ -128,8 +129,24 @@ def test_a_table_of_which_the_ledger_has_no_row_is_told(healthy: Path, tmp_path:
     (found,) = verify(opened(root)).problems
     assert (found.kind, found.detail) == ("ledger", "the ledger has no row of 1 table: raw/Test/y")
     assert verify(opened(root), datasets=[Dataset("lsst.sal.Test.x")]).ok
+    with pytest.raises(ArchiveError, match="has a table, and the ledger has no row of it"):
+        verify(opened(root), datasets=[forgotten.dataset])
     reindex(opened(root))
     assert verify(opened(root)).ok
+
+
+def test_reindexing_does_not_forget_a_table_whose_log_is_gone(healthy: Path, tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    shutil.copytree(healthy, root)
+    before = opened(root).ledger.table()
+    log = Path(opened(root).store.path("raw/Test/x/_delta_log"))
+    log.rename(tmp_path / "log")
+    result = reindex(opened(root))
+    assert ([problem.table for problem in result.problems], result.dropped) == (["raw/Test/x"], 0)
+    assert list(verify(opened(root)).kinds()) == ["log"]
+    (tmp_path / "log").rename(log)
+    assert reindex(opened(root)).problems == []
+    assert opened(root).ledger.table().equals(before)
 
 
 def test_a_table_that_a_run_is_making_is_no_problem(healthy: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -31,13 +32,18 @@ from efd_pipelines.archive.certificates import (
 )
 from efd_pipelines.archive.files import write_data_file
 from efd_pipelines.archive.ledger import RAW, rows_of
+from efd_pipelines.archive.merging import MAX_FILES, merge
 from efd_pipelines.archive.sealing import NotOver, SealResult, seal, unsealed_weeks
+from efd_pipelines.archive.slices import SliceUnit
 from efd_pipelines.archive.status import status
 from efd_pipelines.archive.tables import commit, open_table
 from efd_pipelines.settings import load_settings
-from efd_pipelines.times import Week
+from efd_pipelines.times import Week, from_microseconds
 from efd_pipelines_tests.unit.archive.builders import SOURCE, Topic, schema_of
 
+HOURS = 168 if os.environ.get("EFD_TEST_SCALE") else 2
+DRAINS = 30
+"""Of an hour: the fast class is read every two minutes, and merged every ten."""
 WEEK = Week.parse("2026-11-16")
 AFTER = WEEK.next().start + timedelta(hours=24)
 SECOND_US = 1_000_000
@@ -108,6 +114,28 @@ def test_a_sealed_week_is_what_its_certificate_says(tmp_path: Path) -> None:
     assert unsealed(topic) == []
     assert certified_weeks(topic.archive, topic.dataset) == [WEEK.key]
     assert topic.archive.read(topic.dataset).equals(before)
+
+
+def test_a_sealed_week_of_hours_has_a_file_for_each(tmp_path: Path) -> None:
+    """168 of forceActuatorData, whatever it had while it grew, and never more than 16 of one hour."""
+    archive = Archive(load_settings({}, None, archive=str(tmp_path)))
+    topic, most = Topic(archive, unit=SliceUnit.HOUR), 0
+    for hour in range(HOURS):
+        begins = WEEK.start_us + hour * HOUR_US
+        for part in range(DRAINS):
+            topic.send(NEW, [begins + part * HOUR_US // DRAINS], count=[1], level=[0.5])
+            topic.drain()
+            files = archive.snapshot(topic.dataset).files(start_us=begins, end_us=begins + HOUR_US)
+            most = max(most, len(files))
+            if part % 5 == 4:
+                merge(archive, now=from_microseconds(begins + (part + 1) * HOUR_US // DRAINS))
+    result = sealed(topic)
+    assert (result.problems, result.sealed, result.files, result.rows) == ([], 1, HOURS, HOURS * DRAINS)
+    assert [file.slice[-3:] for file in certificate_of(topic).files[:24]] == [f"T{n % 24:02}" for n in range(HOURS)][
+        :24
+    ]
+    assert len(archive.files(topic.dataset)) == HOURS
+    assert 8 < most <= MAX_FILES
 
 
 def test_sealing_again_changes_nothing(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ PLAIN: Mapping[Defect, str] = {
     metadata.the_ledger_leads: "ledger",
     metadata.the_ledger_sets_a_position_back: "position",
     metadata.the_ledger_has_too_low_a_position: "doubled",
+    metadata.the_log_is_gone: "log",
     metadata.the_ledger_is_gone: "ledger",
     metadata.a_foreign_file_lies_in_a_week: "foreign",
     metadata.another_program_adds_a_copy: "foreign",

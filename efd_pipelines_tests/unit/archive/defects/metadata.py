@@ -88,6 +88,10 @@ def the_ledger_has_too_low_a_position(scene: Scene) -> None:
     scene.ledger_changed(change)
 
 
+def the_log_is_gone(scene: Scene) -> None:
+    shutil.rmtree(scene.log(0).parent)
+
+
 def the_ledger_is_gone(scene: Scene) -> None:
     shutil.rmtree(scene.archive.store.path(RELATIVE))
 
