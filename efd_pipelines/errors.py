@@ -27,7 +27,7 @@ class EfdError(Exception):
         return _rebuild, (type(self), self.message, self.remedy)
 
     def __str__(self) -> str:
-        return f"{self.message.rstrip('.')}. {self.remedy}"
+        return f"{self.message}{'' if self.message.endswith(('.', '?', '!')) else '.'} {self.remedy}"
 
 
 def _rebuild(kind: type[EfdError], message: str, remedy: str) -> EfdError:

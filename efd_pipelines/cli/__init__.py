@@ -147,7 +147,7 @@ def _interrupted_by_terminate() -> Iterator[None]:
 
 
 def _fail(message: str, remedy: str, code: int, as_json: bool) -> int:
-    print(f"Error: {message.rstrip('.')}.", file=sys.stderr)
+    print(f"Error: {message}{'' if message.endswith(('.', '?', '!')) else '.'}", file=sys.stderr)
     if remedy:
         print(f"Remedy: {remedy}", file=sys.stderr)
     if as_json:

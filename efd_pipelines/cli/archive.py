@@ -249,6 +249,9 @@ def gaps(topics: Datasets = None, strict: Strict = False, as_json: AsJson = Fals
     for warning in found.warnings:
         typer.echo(f"Warning: {warning}", err=True)
     print_json(found.gaps) if as_json else _print_rows(found.gaps, empty="No gaps.")
+    if any(gap.get("in_history") or gap.get("in_files") for gap in found.gaps):
+        note = "what the history has comes home by `efd archive backfill COMPONENT --weeks A..B --from influx`"
+        typer.echo(f"Note: {note}, or `--from lines PATH`.", err=True)
     if strict and found.gaps:
         raise typer.Exit(1)
 
