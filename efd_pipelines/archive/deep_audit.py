@@ -3,14 +3,13 @@
 It finds what metadata cannot show: bytes that changed, rows that stand twice, rows that are foreign to their slice,
 their source or their schema, values that contradict one another, a log or a ledger that lies. One dataset at a time;
 of each file the bytes are hashed, and the columns that tell rows apart are read.
-What belongs here: what one dataset's log, ledger and files say about one another. Rows of one file: `file_audit.py`.
-Metadata of all datasets: `audit.py`. Kafka: `recount.py`, `value_audit.py`.
+What belongs here: what one dataset's files and positions say about one another. Its ledger and log: `ledger_audit.py`;
+rows of one file: `file_audit.py`. Metadata of all datasets: `audit.py`. Kafka: `recount.py`, `value_audit.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -20,15 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from efd_pipelines.archive.certificate_audit import audit_certificates
-from efd_pipelines.archive.delta_log import Commit, DamagedTable, log_versions, read_log
+from efd_pipelines.archive.delta_log import log_versions
 from efd_pipelines.archive.expiry import KIND as EXPIRE
 from efd_pipelines.archive.expiry import Partition as ExpiredPartition
 from efd_pipelines.archive.expiry import is_expired, offsets_let_go
 from efd_pipelines.archive.file_audit import FileAudit
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.findings import REINDEX, REPORT, RESTORE, RESTORE_LOG, Audit, counted
-from efd_pipelines.archive.ledger import RAW, hash_of_path, rows_of
-from efd_pipelines.archive.ledger_rows import GAP, SEALED, sealed_versions
+from efd_pipelines.archive.ledger import RAW
+from efd_pipelines.archive.ledger_audit import LedgerAudit
 from efd_pipelines.archive.positions import ENDED
 from efd_pipelines.archive.reading import IDENTITY
 from efd_pipelines.archive.recount import Offsets, Partition, recount_deeply
@@ -167,7 +166,7 @@ class _DatasetAudit:
         self.snapshot: TableSnapshot | None = None
         self._week = week
         self._schemas = schemas
-        self._entries = entries
+        self._ledger = LedgerAudit(audit, dataset, week, entries)
         self.let_go: dict[ExpiredPartition, list[range]] = {}
         self.unread_rows = 0
 
@@ -178,9 +177,7 @@ class _DatasetAudit:
             return {}
         files = [file for file in snapshot.files() if self._week in (None, file.week)]
         versions = log_versions(snapshot.store, snapshot.relative)
-        self._check_log(snapshot, versions)
-        self._go_to(snapshot, versions)
-        self._check_ledger(files)
+        self._ledger.check(snapshot, versions, files)
         self._check_positions(snapshot)
         audit_certificates(self._audit, self._archive, self._dataset, snapshot, self._week)
         self._check_expired(snapshot)
@@ -205,121 +202,9 @@ class _DatasetAudit:
             return None
         return snapshot
 
-    def _check_ledger(self, files: list[DataFile]) -> None:
-        """Rows, bytes and files of each slice are the table's; a week that has collapsed is one slice."""
-        whole = self._collapsed
-        table: dict[tuple[str, str], list[int]] = {}
-        for file in files:
-            _add(table, (file.week, "" if file.week in whole else file.slice), file.rows, file.size_bytes, 1)
-        ledger: dict[tuple[str, str], list[int]] = {}
-        for row in self._entries:
-            if row["week"] and self._week in (None, row["week"]):
-                place = row["week"], "" if row["week"] in whole else row["slice"]
-                _add(ledger, place, row["rows"], row["bytes"], row["files"])
-        for week, key in sorted(set(table) | set(ledger)):
-            there, said = table.get((week, key), [0, 0, 0]), ledger.get((week, key), [0, 0, 0])
-            if there != said:
-                words = ("rows", "bytes", "files")
-                differing = [f"{a:,} {w}, not {b:,}" for a, b, w in zip(there, said, words, strict=True) if a != b]
-                what = f"slice {key}" if key else "the week"
-                detail = f"{what}: the table has {'; '.join(differing)} as the ledger says"
-                self._found(week, "ledger", detail, REINDEX)
-        self._check_names(files)
-
-    @property
-    def _collapsed(self) -> dict[str, int]:
-        """The weeks that have collapsed, with the version up to which they have."""
-        return {row["week"]: row["version"] for row in self._entries if row["commit_kind"] == SEALED}
-
-    def _check_names(self, files: list[DataFile]) -> None:
-        """The ledger names the table's files, in weeks of which it knows all names."""
-        named: dict[str, dict[str, int]] = {}
-        unknown = set()
-        for row in self._entries:
-            if row["names"] is None:
-                unknown.add(row["week"])
-                continue
-            of = named.setdefault(row["week"], {})
-            for name in json.loads(row["names"]):
-                digest = hash_of_path(name)
-                of[digest.lstrip("+-")] = of.get(digest.lstrip("+-"), 0) + (1 if name[0] == "+" else -1)
-        there: dict[str, set[str]] = {}
-        for file in files:
-            there.setdefault(file.week, set()).add(hash_of_path(file.path))
-        for week in sorted(set(named) | set(there)):
-            if week in unknown or not week or self._week not in (None, week):
-                continue
-            live = {digest for digest, count in named.get(week, {}).items() if count > 0}
-            if live != there.get(week, set()):
-                self._found(week, "ledger", "the ledger names other files than the table", REINDEX)
-
-    def _go_to(self, snapshot: TableSnapshot, versions: list[int]) -> None:
-        """Takes the ledger to where the table is: others go on writing while everything is read.
-
-        What the ledger lacked when the audit began, the plain audit has found and entered.
-        """
-        self._entries = [row for row in self._entries if row["version"] <= snapshot.version]
-        known = {row["version"] for row in self._entries}
-        for row in self._entries:
-            if row["commit_kind"] == SEALED:
-                known |= sealed_versions(row["sealed"])
-        for made in self._commits(snapshot, [version for version in versions if version not in known]):
-            if made.note.get("kind"):
-                self._entries += [row.as_dict() for row in rows_of(RAW, self._dataset, made)]
-
-    def _check_log(self, snapshot: TableSnapshot, versions: list[int]) -> None:
-        """Every commit that the log still has and the ledger has, too, stands there as it was made."""
-        relative = snapshot.relative
-        gone = sorted(set(range(versions[0], versions[-1] + 1)) - set(versions)) if versions else []
-        if gone:
-            self._found("", "log", f"the log of {relative} lacks version {gone[0]}", RESTORE_LOG)
-        by_version: dict[int, list[dict[str, Any]]] = {}
-        for row in self._entries:
-            if row["commit_kind"] not in (SEALED, GAP):
-                by_version.setdefault(row["version"], []).append(row)
-        for made in self._commits(snapshot, versions):
-            if made.version in by_version:
-                self._compare_commit(made, by_version[made.version])
-
-    def _commits(self, snapshot: TableSnapshot, versions: list[int]) -> Iterator[Commit]:
-        for version in versions:
-            if version > snapshot.version:
-                return
-            try:
-                made = next(iter(read_log(snapshot.store, snapshot.relative, version)), None)
-            except DamagedTable as error:
-                self._found("", "log", error.message, RESTORE_LOG)
-                continue
-            if made is not None:
-                yield made
-
-    def _compare_commit(self, made: Commit, entered: list[dict[str, Any]]) -> None:
-        if not made.note.get("kind"):
-            return
-        collapsed = self._collapsed
-        should = {
-            (row.week, row.slice): row.as_dict()
-            for row in rows_of(RAW, self._dataset, made)
-            if made.version > collapsed.get(row.week, -1)
-        }
-        for row in entered:
-            expected = should.pop((row["week"], row["slice"]), None)
-            if expected is None:
-                detail = f"version {made.version}: the ledger has {row['slice'] or 'a row'}, the log has not"
-                self._found(row["week"], "ledger", detail, REINDEX)
-                continue
-            differing = [name for name, value in expected.items() if not _agree(row[name], value)]
-            if differing:
-                name = differing[0]
-                detail = f"version {made.version}: {name} is {row[name]!r} in the ledger, {expected[name]!r} in the log"
-                self._found(row["week"], "ledger", detail, REINDEX)
-        for week, key in should:
-            detail = f"version {made.version}: the log has slice {key or '-'}, the ledger has not"
-            self._found(week, "ledger", detail, REINDEX)
-
     def _check_expired(self, snapshot: TableSnapshot) -> None:
         """What the ledger says was let go, the table has a guard of."""
-        weeks = {row["week"] for row in self._entries if row["commit_kind"] == EXPIRE}
+        weeks = {row["week"] for row in self._ledger.entries if row["commit_kind"] == EXPIRE}
         for week in sorted(weeks if self._week is None else weeks & {self._week}):
             if not is_expired(snapshot, week):
                 self._found(week, "lost", "its rows were removed as if it had expired, and it has not", RESTORE)
@@ -327,7 +212,7 @@ class _DatasetAudit:
     def _check_positions(self, snapshot: TableSnapshot) -> None:
         """The ledger's newest positions are the table's."""
         reached: dict[str, int] = {}
-        for row in self._entries:
+        for row in self._ledger.entries:
             if row["version"] <= snapshot.version:
                 for partition, position in json.loads(row["positions"]).items():
                     reached[partition] = max(position, reached.get(partition, position))
@@ -390,25 +275,6 @@ class _DatasetAudit:
         )
         remedy = "Nothing to do here: lost before Kafka, aborted, or compacted away, unless a gap says otherwise."
         self._audit.note(self._dataset.text, self._week or "", "sequence", detail, remedy)
-
-
-def _add(sums: dict[tuple[str, str], list[int]], key: tuple[str, str], *values: int) -> None:
-    of = sums.setdefault(key, [0] * len(values))
-    for n, value in enumerate(values):
-        of[n] += value
-    if not any(of):
-        del sums[key]
-
-
-def _agree(entered: Any, expected: Any) -> bool:
-    """Times are numbers in one and datetimes in the other; what an older release did not write is null."""
-    if entered is None:
-        return expected in (None, 0, "", "[]", "{}") or isinstance(expected, str)
-    if hasattr(entered, "timestamp") and isinstance(expected, int):
-        from efd_pipelines.times import microseconds
-
-        return microseconds(entered) == expected
-    return bool(entered == expected)
 
 
 def _repeated(rows: pa.Table) -> int:
