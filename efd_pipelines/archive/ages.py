@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CLASSES, _POINTS_KEPT = 8, 32
-_MOST_POINTS, _ALL_POINTS = 21, 2_000_000
+_POINTS, _FEW_POINTS = 21, 7
+_FEW = 20_000
+_FINE = 256
+"""Classes for each doubling where stretches are many: 0.3 % wide."""
 
 Numbers = NDArray[np.float64]
 
@@ -53,15 +56,32 @@ class Ages:
         return self.most - self.least
 
     def quantiles(self, ranks: Sequence[float]) -> Numbers:
-        """Seconds by rank (0: the least, 1: the most); there must be records."""
-        points = int(np.clip(_ALL_POINTS // max(len(self.records), 1), 3, _MOST_POINTS))
-        share = np.linspace(0.0, 1.0, points)
-        ages = (self.least[:, None] + self.lasts[:, None] * share).ravel()
+        """Seconds by rank (0: the least, 1: the most); there must be records.
+
+        Of many stretches, to 0.3 %: to sort all of their points takes more memory than a report may.
+        """
+        if len(self.records) > _FEW:
+            return self._in_classes().quantiles(ranks)
+        ages = (self.least[:, None] + self.lasts[:, None] * np.linspace(0.0, 1.0, _POINTS)).ravel()
         order = np.argsort(ages)
-        reached = np.cumsum(np.repeat(self.records / points, points)[order])
+        reached = np.cumsum(np.repeat(self.records / _POINTS, _POINTS)[order])
         places = np.searchsorted(reached, np.asarray(ranks) * reached[-1] * (1 - 1e-12))
         found: Numbers = ages[order[np.minimum(places, len(order) - 1)]]
         return found
+
+    def _in_classes(self) -> Ages:
+        """The same in few stretches: one for each class of ages, by the logarithm; no older than the oldest."""
+        low, high = float(min(self.least.min(), 0.0)), float(self.most.max())
+        counts = np.zeros(int(_FINE * np.log2(1 + high - low)) + 1)
+        for start in range(0, len(self.records), _FEW):
+            part = slice(start, start + _FEW)
+            for share in (np.arange(_FEW_POINTS) + 0.5) / _FEW_POINTS:
+                ages = self.least[part] + self.lasts[part] * share - low
+                kinds = (_FINE * np.log2(1 + ages)).astype(np.int64)
+                counts += np.bincount(kinds, self.records[part] / _FEW_POINTS, len(counts))
+        there = np.flatnonzero(counts)
+        least, most = (2 ** (edge / _FINE) - 1 + low for edge in (there, there + 1))
+        return Ages(np.minimum(least, high), np.append(most[:-1], high) if len(most) else most, counts[there])
 
 
 def packed_ages(ages: Ages, before: Sequence[int] = ()) -> list[int]:

@@ -66,11 +66,18 @@ SCHEMA = pa.schema(
         ("changed", pa.int64()),
         ("changes", pa.string()),
         ("sealed", pa.string()),
+        ("history", pa.int64()),
         ("month", pa.string()),
     ]
 )
 KEY = ("table", "dataset", "version", "week", "slice")
 _PLACE = ("table", "dataset", "week")
+
+NAMES = ("table", "dataset", "component", "kind", "week", "slice", "commit_kind")
+"""Columns of few texts, each in many rows."""
+
+HISTORY = "history"
+"""Of sealed rows: how many of their rows are of history. It is in `sealed` too, which is a hundred times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,7 @@ class LedgerRow:
             "changed": None,
             "changes": None,
             "sealed": None,
+            "history": None,
             "month": from_microseconds(self.at_us).strftime("%Y-%m"),
         }
 
@@ -243,6 +251,24 @@ def uncovered(rows: pl.DataFrame, places: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def _number(columns: Sequence[str]) -> pl.Expr:
+    """Rows' names, which are categories, and whole numbers as one number."""
+    import polars as pl
+
+    return pl.struct(pl.col(name).to_physical() if name in NAMES else name for name in columns).hash()
+
+
+def history_of(sealed: pl.Series) -> pl.Series:
+    """How many rows of history the texts of sealed rows say; most say none, and are not parsed for that."""
+    import polars as pl
+
+    some = sealed.is_not_null() & ~sealed.str.contains('"history":0,', literal=True)
+    if not some.any():
+        return pl.zeros(len(sealed), pl.Int64, eager=True)
+    texts = sealed.zip_with(some, pl.Series([None], dtype=pl.String))
+    return texts.str.json_path_match("$.history").cast(pl.Int64).fill_null(0)
+
+
 @dataclass(frozen=True, slots=True)
 class SealedPlaces:
     """Sealed places by one number each, rising, and the versions of their newest seals.
@@ -256,10 +282,8 @@ class SealedPlaces:
 
     @classmethod
     def of(cls, parts: Iterable[pl.DataFrame]) -> SealedPlaces:
-        """The places of parts of the ledger, each as `sealed_places` gives them."""
-        import polars as pl
-
-        found = [part.select(pl.struct(_PLACE).hash().alias("place"), "_sealed_at") for part in parts]
+        """The places of parts of the ledger, each as `sealed_places` gives them; their names are categories."""
+        found = [part.select(_number(_PLACE).alias("place"), "_sealed_at") for part in parts]
         places = np.concatenate([np.empty(0, np.uint64), *(part["place"].to_numpy() for part in found)])
         versions = np.concatenate([np.empty(0, np.int64), *(part["_sealed_at"].to_numpy() for part in found)])
         order = np.lexsort((versions, places))
@@ -269,11 +293,9 @@ class SealedPlaces:
 
     def uncovered(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows of a part that sealed rows do not cover."""
-        import polars as pl
-
         if not len(self.places) or not rows.height:
             return rows
-        wanted = rows.select(pl.struct(_PLACE).hash()).to_series().to_numpy()
+        wanted = rows.select(_number(_PLACE)).to_series().to_numpy()
         at = np.minimum(np.searchsorted(self.places, wanted), len(self.places) - 1)
         is_sealed, sealed_at, version = self.places[at] == wanted, self.versions[at], rows["version"].to_numpy()
         kind = rows["commit_kind"]
@@ -285,27 +307,24 @@ class Seen:
     """What stood already in the parts of a month; sealed rows stand once, by the guard of who writes them."""
 
     def __init__(self) -> None:
-        self._keys: list[NDArray[np.uint64]] = []
+        self._keys = np.empty(0, np.uint64)
 
     def new(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """The rows of the next part that have not stood before."""
-        import polars as pl
-
+        """The rows of the next part that have not stood before; their names are categories."""
         loose = (rows["commit_kind"] != SEALED).to_numpy()
         if not loose.any():
             return rows
-        keys = rows.select(pl.struct(KEY).hash()).to_series().to_numpy()[loose]
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-        stands = np.append(False, ordered[1:] == ordered[:-1])
-        for known in self._keys:
-            place = np.minimum(np.searchsorted(known, ordered), len(known) - 1)
-            stands |= known[place] == ordered
-        self._keys.append(ordered)
+        keys = rows.select(_number(KEY)).to_series().to_numpy()
+        # Sorting all of them again takes a tenth of looking each of them up.
+        both = np.sort(np.concatenate([self._keys, keys[loose]]))
+        stands = both[1:] == both[:-1]
+        known, self._keys = self._keys, both
         if not stands.any():
             return rows
-        kept = np.ones(rows.height, dtype=bool)
-        kept[np.flatnonzero(loose)[order[stands]]] = False
+        self._keys = np.unique(both)
+        kept = ~loose
+        firsts, places = np.unique(keys[loose], return_index=True)
+        kept[np.flatnonzero(loose)[places[~np.isin(firsts, known)]]] = True
         return rows.filter(kept)
 
 

@@ -6,10 +6,12 @@ What belongs here: what is true of the table as a table. What its rows say: `led
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +20,9 @@ import pyarrow.parquet as pq
 from efd_pipelines.archive.files import DataFile, write_data_file
 from efd_pipelines.archive.ledger_rows import (
     GAP,
+    HISTORY,
     KEY,
+    NAMES,
     RAW,
     SCHEMA,
     SEALED,
@@ -26,6 +30,7 @@ from efd_pipelines.archive.ledger_rows import (
     SealedPlaces,
     Seen,
     counting,
+    history_of,
     part_of_schema,
     sealed_places,
     uncovered,
@@ -41,15 +46,39 @@ RELATIVE = "ledger/commits"
 _MAX_SMALL_FILES = 64
 _SMALL_ROWS = 100_000
 _FILE_ROWS = 500_000
-_ROWS_AT_ONCE = 125_000
+_ROWS_AT_ONCE = 100_000
+_ROWS_AHEAD = 200_000
 _READ_AT_ONCE = {False: 1, True: 16}
 """Files, of which there are some for each month; on S3 each takes 60 ms of waiting."""
 
 
-def _of_weeks(rows: pl.DataFrame, weeks: Collection[str]) -> pl.DataFrame:
+def _place(rows: pl.DataFrame) -> pl.Series:
+    """The table and the week of each row as one number, in frames whose names are categories."""
     import polars as pl
 
-    return rows.filter(pl.col("week").is_in(list(weeks)))
+    table, week = (pl.col(name).to_physical().cast(pl.UInt64) for name in ("table", "week"))
+    return rows.select((table * 2**32 + week).alias("place")).to_series()
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the ledger's rows lie: `files` that have some that are wanted; `touched` those with rows of tables' weeks
+    (`is_open`) that have sealed rows and others, which these may cover. Categories keep their numbers while there is
+    something that has them: `names`.
+    """
+
+    files: set[str]
+    touched: set[str]
+    is_open: pl.Series
+    sealed: SealedPlaces
+    names: pl.Series
+
+    def counting(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows of a touched file without those that sealed rows cover."""
+        import polars as pl
+
+        is_open = _place(rows).is_in(self.is_open.implode())
+        return pl.concat([rows.filter(~is_open), self.sealed.uncovered(rows.filter(is_open))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,30 +167,36 @@ class LedgerTable:
         whole = self._parts(self._snapshot(), [*columns, "commit_kind"])
         return counting(whole).select(name for name in SCHEMA.names if name in (*columns, *KEY))
 
-    def in_parts(self, columns: Collection[str], since: str = "") -> Iterator[pl.DataFrame]:
-        """Some columns of all rows that count, some files at a time: ten years of them take much memory.
+    def in_parts(
+        self, columns: Collection[str], weeks: Collection[str] | None = None, months: Collection[str] | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """Some columns of all rows that count, some rows at a time: ten years of them take much memory.
 
-        What tells rows apart is always among the columns. `since` is the first month (`2026-11`) of commits.
+        What tells rows apart is always among the columns; names (`NAMES`) are categories, since texts take many times
+        as long.
+
+        Args:
+            weeks: only rows of these.
+            months: only rows of commits of these.
         """
         import polars as pl
 
         snapshot = self._snapshot()
-        months: dict[str, list[DataFile]] = {}
-        for file in snapshot.files() if snapshot is not None else ():
-            months.setdefault(file.week, []).append(file)
-        open_weeks, sealed_in = self._open_weeks([file for of in months.values() for file in of])
-        narrow, schema = part_of_schema(["commit_kind"]), part_of_schema([*columns, "commit_kind"])
-        places = SealedPlaces.of(
-            sealed_places(_of_weeks(self._read(file, narrow), open_weeks)) for file in sealed_in if open_weeks
-        )
+        # A week's rows are entered in its own month or later.
+        first = "" if weeks is None else min(weeks, default="")[:7]
+        files = [] if snapshot is None else [file for file in snapshot.files(months) if file.week >= first]
+        files.sort(key=lambda file: (file.week, file.path))
+        places = self._places(files, weeks)
+        schema = part_of_schema([*columns, "commit_kind"])
         parts: list[pl.DataFrame] = []
-        for _, files in sorted((month, of) for month, of in months.items() if month >= since):
+        wanted = [file for file in files if file.path in places.files]
+        for _, of_month in groupby(self._each(wanted, schema), key=lambda one: one[0].week):
             # Commits are entered by the month in which they were made: what stands twice does so within one month.
             seen = Seen()
-            for rows in (part for file in files for part in self._slices(file, schema)):
-                if len(places.places):
-                    is_open = rows["week"].is_in(list(open_weeks))
-                    rows = pl.concat([rows.filter(~is_open), places.uncovered(rows.filter(is_open))])
+            for file, rows in of_month:
+                if weeks is not None:
+                    rows = rows.filter(pl.col("week").is_in(list(weeks)))
+                rows = places.counting(rows) if file.path in places.touched else rows
                 if parts and sum(part.height for part in parts) + rows.height > _ROWS_AT_ONCE:
                     yield pl.concat(parts)
                     parts.clear()
@@ -169,28 +204,99 @@ class LedgerTable:
         if parts:
             yield pl.concat(parts)
 
-    def _slices(self, file: DataFile, schema: pa.Schema) -> Iterator[pl.DataFrame]:
-        """A file's rows, a large one's in parts."""
-        if file.rows <= _ROWS_AT_ONCE:
-            yield self._read(file, schema)
-            return
-        for start in range(0, file.rows, _ROWS_AT_ONCE):
-            yield self._read(file, schema, (start, _ROWS_AT_ONCE))
-
-    def _open_weeks(self, files: Sequence[DataFile]) -> tuple[set[str], list[DataFile]]:
-        """The weeks with rows that a sealed row may cover, and the files in which they have sealed rows, too."""
+    def _places(self, files: Sequence[DataFile], weeks: Collection[str] | None) -> _Places:
+        """Where rows of some weeks lie, and which of them sealed rows may cover."""
         import polars as pl
 
-        columns = ("table", "week", "commit_kind")
-        schema = pa.schema([column for column in SCHEMA if column.name in columns])
-        open_weeks: set[str] = set()
-        sealed: list[tuple[DataFile, set[str]]] = []
-        for file in files:
-            found = self._read(file, schema).filter(pl.col("table") == RAW).unique(columns)
-            is_sealed = found["commit_kind"] == SEALED
-            sealed.append((file, set(found.filter(is_sealed)["week"])))
-            open_weeks |= set(found.filter(~is_sealed & (found["commit_kind"] != GAP))["week"])
-        return open_weeks, [file for file, weeks in sealed if weeks & open_weeks]
+        names = pl.Series([RAW], dtype=pl.Categorical())
+        by = ("table", "week", "commit_kind")
+        schema = pa.schema([column for column in SCHEMA if column.name in by])
+        places: dict[bool, set[int]] = {True: set(), False: set()}
+        files_of: dict[int, set[str]] = {}
+        for file, rows in self._each(files, schema):
+            found = rows.group_by(by).len()
+            found = found if weeks is None else found.filter(pl.col("week").is_in(list(weeks)))
+            for place, kind in zip(_place(found), found["commit_kind"], strict=True):
+                files_of.setdefault(place, set()).add(file.path)
+                if kind != GAP:
+                    places[kind == SEALED].add(place)
+        both = places[True] & places[False]
+        touched = {path for place in both for path in files_of[place]}
+        is_open, narrow = pl.Series(sorted(both), dtype=pl.UInt64), part_of_schema(["commit_kind"])
+        sealed = SealedPlaces.of(
+            sealed_places(rows.filter(_place(rows).is_in(is_open.implode())))
+            for _, rows in self._each([file for file in files if file.path in touched], narrow)
+        )
+        return _Places({path for of in files_of.values() for path in of}, touched, is_open, sealed, names)
+
+    def _each(self, files: Iterable[DataFile], schema: pa.Schema) -> Iterator[tuple[DataFile, pl.DataFrame]]:
+        """Each file with its rows, in turn, a large one's in pieces; the next ones are on their way, as far as there is
+        memory for them."""
+        with ThreadPoolExecutor(_READ_AT_ONCE[self._store.is_remote]) as pool:
+            ahead: deque[tuple[DataFile, Future[Iterator[pl.DataFrame]]]] = deque()
+            for file in files:
+                ahead.append((file, pool.submit(self._named, file, schema)))
+                while sum(of.rows for of, _ in ahead) > _ROWS_AHEAD:
+                    first, pieces = ahead.popleft()
+                    yield from ((first, piece) for piece in pieces.result())
+            while ahead:
+                first, pieces = ahead.popleft()
+                yield from ((first, piece) for piece in pieces.result())
+
+    def _named(self, file: DataFile, schema: pa.Schema) -> Iterator[pl.DataFrame]:
+        """A file's rows, their names as categories; what a file of an older release lacks is null.
+
+        A small file has been read when this returns, a large one is while its pieces are taken.
+        """
+        pieces = self._pieces(file, schema)
+        return pieces if file.rows > _ROWS_AT_ONCE else iter(list(pieces))
+
+    def _pieces(self, file: DataFile, schema: pa.Schema) -> Iterator[pl.DataFrame]:
+        import polars as pl
+
+        relative = f"{RELATIVE}/{file.path}"
+        types = {
+            name: pl.Categorical() if name in NAMES else kind
+            for name, kind in pl.DataFrame(_no_rows(schema)).schema.items()
+        }
+        with (
+            self._store.errors(f"read {relative}"),
+            pq.ParquetFile(
+                self._store.path(relative), filesystem=self._store.arrow_fs, read_dictionary=list(NAMES)
+            ) as parquet,
+        ):
+            there = set(parquet.schema_arrow.names)
+            names = [name for name in types if name in there]
+            start = 0
+            for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=self._store.is_remote):
+                part = self._typed(pl.DataFrame(batch), types, file)
+                yield self._with_history(file, part, start) if HISTORY in types else part
+                start += part.height
+
+    def _typed(self, part: pl.DataFrame, types: Mapping[str, Any], file: DataFile) -> pl.DataFrame:
+        """Columns in their order and types: what the file lacks is null, its month is in its path."""
+        import polars as pl
+
+        if part.schema == types:
+            return part
+        columns = [
+            pl.lit(file.week if name == "month" else None, kind)
+            if name not in part.columns
+            else pl.col(name).cast(kind)
+            for name, kind in types.items()
+        ]
+        return part.select(column.alias(name) for name, column in zip(types, columns, strict=True))
+
+    def _with_history(self, file: DataFile, rows: pl.DataFrame, start: int) -> pl.DataFrame:
+        """Rows (the file's from `start` on) with the count of history in sealed rows that an older release wrote: it
+        stands in their text alone."""
+        import polars as pl
+
+        is_unknown = (rows["commit_kind"] == SEALED) & rows[HISTORY].is_null()
+        if not is_unknown.any():
+            return rows
+        texts = self._read(file, pa.schema([SCHEMA.field("sealed")]))["sealed"].slice(start, rows.height)
+        return rows.with_columns(pl.when(is_unknown).then(history_of(texts)).otherwise(pl.col(HISTORY)).alias(HISTORY))
 
     def dataset_names(self, table: str) -> set[str]:
         """The datasets that rows of a table are of."""
@@ -209,23 +315,26 @@ class LedgerTable:
         schema = pa.schema([column for column in SCHEMA if column.name in columns])
         snapshot = self._snapshot()
         held: dict[str, int] = {}
-        for file in snapshot.files() if snapshot is not None else ():
-            raw = self._read(file, schema).filter((pl.col("table") == RAW) & pl.col("week").str.starts_with("2"))
-            for week, rows in raw.group_by("week").agg(pl.col("rows").sum()).iter_rows():
+        for _, part in self._each([] if snapshot is None else snapshot.files(), schema):
+            raw = part.filter(pl.col("table") == RAW).group_by("week").agg(pl.col("rows").sum())
+            for week, rows in raw.iter_rows():
                 held[week] = held.get(week, 0) + rows
-        return max((week for week, rows in held.items() if rows > 0), default=None)
+        return max((week for week, rows in held.items() if rows > 0 and week.startswith("2")), default=None)
 
-    def at(self, snapshot: TableSnapshot, wanted: pl.Expr) -> pl.DataFrame:
-        """The rows that count at one version of the ledger, of those that are wanted; sorted."""
+    def at(
+        self, snapshot: TableSnapshot, wanted: Callable[[pl.DataFrame], pl.DataFrame], since: str = ""
+    ) -> pl.DataFrame:
+        """The rows that count at one version of the ledger, of those that `wanted` leaves of a file's; sorted.
+
+        `since` is the first month of commits.
+        """
         import polars as pl
 
-        parts = [self._read(file).filter(wanted) for file in snapshot.files()]
+        parts = [wanted(self._read(file)) for file in snapshot.files() if file.week >= since]
         return counting(pl.concat([pl.DataFrame(_no_rows(SCHEMA)), *parts])).sort(KEY)
 
-    def _read(
-        self, file: DataFile, schema: pa.Schema = SCHEMA, some: tuple[int, int | None] = (0, None)
-    ) -> pl.DataFrame:
-        """A file's rows, or so many (`some`: the first, how many); what a file of an older release lacks is null.
+    def _read(self, file: DataFile, schema: pa.Schema = SCHEMA) -> pl.DataFrame:
+        """A file's rows; what a file of an older release lacks is null.
 
         From a disk Polars reads them, in a quarter of the time and the memory; from S3 pyarrow, which asks for the
         columns alone.
@@ -241,11 +350,10 @@ class LedgerTable:
                     with pq.ParquetFile(path, filesystem=self._store.arrow_fs) as parquet:
                         there = set(parquet.schema_arrow.names)
                         part = pl.DataFrame(parquet.read(columns=[name for name in types if name in there]))
-                        part = part.slice(*some)
                 else:
                     there = set(pl.read_parquet_schema(path))
                     names = [name for name in types if name in there]
-                    part = pl.scan_parquet(path).select(names).slice(*some).collect()
+                    part = pl.scan_parquet(path).select(names).collect()
             except pl.exceptions.PolarsError as error:
                 raise StoreUnavailable(f"{relative} cannot be read: {error}") from error
         found = part if "month" not in types else part.with_columns(pl.lit(file.week).alias("month"))

@@ -25,6 +25,7 @@ from efd_pipelines.archive.expiry import is_expired, read_mark
 from efd_pipelines.archive.findings import RESTORE_LOG
 from efd_pipelines.archive.ledger import RAW, SCHEMA, LedgerRow, once, relative_of, rows_of
 from efd_pipelines.archive.ledger_rows import GAP, SEALED, sealed_versions
+from efd_pipelines.archive.summed_rows import summed
 from efd_pipelines.archive.tables import TableSnapshot, open_table
 from efd_pipelines.errors import ArchiveError, NameRejected, StoreUnavailable
 from efd_pipelines.times import microseconds, parse_time
@@ -77,10 +78,11 @@ def reindex(archive: Archive, *, progress: Progress | None = None) -> Reindexed:
     edition = archive.ledger.edition()
     old = _by_table(edition.rows)
     new: dict[_Name, pa.Table] = {}
-    places = sorted(_tables(archive))
+    # Tiers come last: their weeks collapse where the archive's have.
+    places = sorted(_tables(archive), key=lambda place: (place[0] != RAW, place))
     for n, (table, relative) in enumerate(places):
         try:
-            name, rows = _rows_of_table(archive, table, relative, old, result)
+            name, rows, snapshot = _rows_of_table(archive, table, relative, old, result)
         except (ArchiveError, NameRejected, StoreUnavailable) as error:
             archive.store.list(relative)  # raises where the store does not answer at all
             result.problems.append(Unread(relative, error.message, error.remedy))
@@ -88,6 +90,9 @@ def reindex(archive: Archive, *, progress: Progress | None = None) -> Reindexed:
             continue
         if table == RAW:
             rows, _ = collapsed(rows, proof(archive, Dataset.parse(name[1])))
+        else:
+            weeks = _collapsed_weeks(new.get((RAW, name[1]), SCHEMA.empty_table()))
+            rows, _, _ = summed(rows, weeks, snapshot.files(weeks) if weeks else [])
         new[name] = once(pa.Table.from_pylist(rows, schema=SCHEMA))
         if progress:
             progress(n + 1, len(places))
@@ -152,7 +157,7 @@ def _tables(archive: Archive) -> Iterator[tuple[str, str]]:
 
 def _rows_of_table(
     archive: Archive, table: str, relative: str, old: Mapping[_Name, pa.Table], result: Reindexed
-) -> tuple[_Name, list[Row]]:
+) -> tuple[_Name, list[Row], TableSnapshot]:
     snapshot = open_table(archive.store, relative)
     if snapshot is None:
         raise DamagedTable(f"{relative} is no table")
@@ -170,7 +175,11 @@ def _rows_of_table(
     if first > 0:
         rows = _with_earlier(table, dataset, snapshot, commits, rows, _earlier(known, first))
         rows = [*_expired(archive, table, dataset, snapshot, rows, first), *rows]
-    return (table, dataset.text), rows
+    return (table, dataset.text), rows, snapshot
+
+
+def _collapsed_weeks(rows: pa.Table) -> set[str]:
+    return {row["week"] for row in rows.select(["week", "commit_kind"]).to_pylist() if row["commit_kind"] == SEALED}
 
 
 def _earlier(known: pa.Table, first: int) -> list[Row]:

@@ -116,9 +116,10 @@ class _Table:
         plain = [row for row in covered if row["commit_kind"] != SEALED]
         seal = next(row for row in plain if row["version"] == sealed_at and row["commit_kind"] == "seal")
         changes = painted(_changes(covered))
-        ranges = _ranges({version for row in covered for version in _covers(row)})
+        ranges = version_ranges({version for row in covered for version in _covers(row)})
         reached = self._reached(plain, before, ranges)
         positions = {move["partition"]: move["position"] for move in reached}
+        history = _sum(before, "history") + sum(row["rows"] for row in plain if row["commit_kind"] == "fill")
         return {
             **seal,
             "commit_kind": SEALED,
@@ -134,6 +135,7 @@ class _Table:
             "gaps": "[]",
             "schemas": packed(sorted({token for row in covered for token in json.loads(row["schemas"] or "[]")})),
             "names": packed(sorted(f"+{_stem(file.path)}" for file in certificate.files)),
+            "history": history,
             "changed": max((one.version for one in changes), default=-1),
             "changes": changes_text(changes),
             "sealed": packed(
@@ -142,7 +144,7 @@ class _Table:
                     "reached": reached,
                     "shared": self._shared(plain, before),
                     "fills": _fills(plain, before),
-                    "history": _sum(before, "history") + sum(r["rows"] for r in plain if r["commit_kind"] == "fill"),
+                    "history": history,
                     "superseded": _sum(before, "superseded")
                     - sum(r["rows"] for r in plain if r["commit_kind"] == "merge"),
                     "last_us": _last_of_kafka(plain, before),
@@ -331,7 +333,8 @@ def _last_of_kafka(plain: Iterable[Row], before: Mapping[str, Any] | None) -> in
     return max((time for time in times if time is not None), default=None)
 
 
-def _ranges(versions: Collection[int]) -> list[list[int]]:
+def version_ranges(versions: Collection[int]) -> list[list[int]]:
+    """Versions as stretches without a hole, first and last."""
     found: list[list[int]] = []
     for version in sorted(versions):
         if found and version == found[-1][1] + 1:

@@ -67,16 +67,19 @@ def _into_archive(archive: Archive, weeks: Sequence[Week]) -> Latency | None:
     import polars as pl
 
     keys = [week.key for week in weeks]
-    parts, unknown = [], 0
-    columns = ["commit_kind", "rows", "time_min", "time_max", "at", "sealed"]
-    # What a week has is committed in its own month or later.
-    for part in archive.ledger.in_parts(columns, since=min(keys)[:7]):
-        here = part.filter((pl.col("table") == RAW) & pl.col("week").is_in(keys) & (pl.col("rows") > 0))
+    parts, unknown, sealed_in = [], 0, set()
+    columns = ["commit_kind", "rows", "time_min", "time_max", "at", "month"]
+    for part in archive.ledger.in_parts(columns, keys):
+        here = part.filter((pl.col("table") == RAW) & (pl.col("rows") > 0))
         drains = here.filter(pl.col("commit_kind") == "drain")
         at, first, last = (pl.col(name).cast(pl.Int64) for name in ("at", "time_min", "time_max"))
         told = drains.select("rows", (at - last).alias("least"), (at - first).alias("most")).drop_nulls()
         parts.append(Ages(*(told[name].to_numpy().astype(float) for name in ("least", "most", "rows"))).scaled(1e-6))
-        kept = [json.loads(text).get("ages") for text in here.filter(pl.col("commit_kind") == SEALED)["sealed"]]
+        sealed_in |= set(here.filter(pl.col("commit_kind") == SEALED)["month"])
+    # What sealed rows say is long: it is read of the months alone in which some of these weeks have some.
+    for part in archive.ledger.in_parts(["rows", "sealed"], keys, sealed_in) if sealed_in else ():
+        of = part.filter((pl.col("table") == RAW) & (pl.col("rows") > 0) & (pl.col("commit_kind") == SEALED))
+        kept = [json.loads(text).get("ages") for text in of["sealed"]]
         unknown += sum(one is None for one in kept)
         parts += [ages_of(one) for one in kept if one]
     ages = Ages.together(parts)

@@ -1,7 +1,7 @@
 """Ledgered: what the ledger says of each week's topics, in numbers that ten years of them have room for.
 
 The ledger is read in parts (`Ledger.in_parts`); what each has is added up by week, table and dataset, and where
-topics need not be told apart, by component and kind. What belongs here: adding up the ledger. The table that comes of
+topics need not be told apart, by kind. What belongs here: adding up the ledger. The table that comes of
 it: `weekly.py`.
 """
 
@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from efd_pipelines.archive.ledger_rows import RAW
+from efd_pipelines.archive.ledger_rows import HISTORY, RAW
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
 from efd_pipelines.storage.tidy import ARCHIVE, LEDGER, RECEIVED, TIER, WEEKLY_SIZES
 from efd_pipelines.times import Week
+from efd_pipelines.topics.names import Dataset
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,10 +30,9 @@ if TYPE_CHECKING:
 
 Group = Callable[[str], str]
 
-_COLUMNS = ("component", "kind", "commit_kind", "rows", "bytes", "files", "avro_bytes", "at", "sealed")
+_COLUMNS = ("commit_kind", "rows", "bytes", "files", "avro_bytes", "at", HISTORY)
 _FIGURES = ("rows", "messages", "bytes", "files", "avro_bytes")
 _BY = ("week", "table", "dataset")
-_APART = (*_BY, "component", "kind")
 
 
 @dataclass(slots=True)
@@ -41,13 +41,19 @@ class _Names:
 
     codes: dict[str, int] = field(default_factory=dict)
 
+    def number(self, text: str) -> int:
+        """A text's number."""
+        return self.codes.setdefault(text, len(self.codes))
+
     def of(self, texts: pl.Series) -> pl.Series:
-        """The numbers of a column's texts."""
+        """The numbers of a column's texts, which are categories."""
         import polars as pl
 
-        for text in texts.unique(maintain_order=True).to_list():
-            self.codes.setdefault(text, len(self.codes))
-        return texts.replace_strict(self.codes, return_dtype=pl.UInt32)
+        distinct = texts.unique()
+        places = distinct.to_physical().to_numpy()
+        numbers = np.zeros(int(places.max(initial=0)) + 1, np.uint32)
+        numbers[places] = [self.number(text) for text in distinct]
+        return pl.Series(texts.name, numbers[texts.to_physical().to_numpy()])
 
     def ranks(self) -> tuple[list[str], NDArray[np.uint32]]:
         """The texts in order, and where each number's text stands among them."""
@@ -120,70 +126,98 @@ def collected(
     import polars as pl
 
     found = Collected(cache(archive.settings.configuration.subsystem_of))
-    group_of: dict[tuple[str, str, str], str] = {}
+    counted = _Counted(found.groups, found.names["dataset"], group)
+    topics: list[pl.DataFrame] = []
     for part in archive.ledger.in_parts(_COLUMNS):
-        _count_outside(found, part)
-        rows = _with_messages(part, first, last)
+        weeks = part["week"].unique().to_list()
+        if QUARANTINE in weeks or DEAD in weeks:
+            _count_outside(found, part)
+        rows = _with_messages(part, _between(weeks, first, last))
         for week, last_at in rows.group_by("week").agg(pl.col("at").max().cast(pl.Int64)).iter_rows():
             found.last_at_us[week] = max(found.last_at_us.get(week, last_at), last_at)
         if apart is not None:
-            _note_topics(found, rows, min(apart, default=""))
-            told = pl.when(pl.col("week").is_in(list(apart))).then("dataset").otherwise(pl.lit(""))
-            rows = rows.with_columns(told.alias("dataset"))
-        sums = rows.group_by(_APART).agg(pl.col(_FIGURES).sum())
-        for what in sums.select("dataset", "component", "kind").unique().iter_rows():
-            if what not in group_of:
-                counted = (group(what[0]) if what[0] else "", *what[1:])
-                group_of[what] = "\0".join(counted)
-                found.groups[group_of[what]] = counted
-        texts = [group_of[what] for what in sums.select("dataset", "component", "kind").iter_rows()]
-        sums = sums.with_columns(pl.Series("dataset", texts, pl.String))
-        numbered = [found.names[name].of(sums[name]) for name in _BY]
-        found.parts.append(sums.with_columns(numbered).group_by(_BY).agg(pl.col(_FIGURES).sum()))
+            topics.append(_topics_of(rows, [key for key in weeks if key < min(apart, default="")]))
+        rows = rows.with_columns(counted.numbers(rows, apart))
+        sums = rows.group_by(_BY).agg(pl.col(_FIGURES).sum())
+        numbered = (found.names[name].of(sums[name]) for name in ("week", "table"))
+        found.parts.append(sums.with_columns(*numbered))
+    if topics:
+        _note_topics(found, topics)
     # One frame of many chunks: asking it takes one step, and nothing is copied.
     found.parts[:] = [pl.concat(found.parts, rechunk=False)] if found.parts else []
     return found
 
 
-def _with_messages(rows: pl.DataFrame, first: Week | None, last: Week | None) -> pl.DataFrame:
+def _between(keys: Iterable[str], first: Week | None, last: Week | None) -> list[str]:
+    """The weeks among places of rows, of some time; quarantine and the dead are none."""
+    weeks = [key for key in keys if key.startswith("2")]
+    return [key for key in weeks if (first is None or key >= first.key) and (last is None or key <= last.key)]
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What each dataset counts as, by number: apart, and together with all of its kind."""
+
+    groups: dict[str, tuple[str, str, str]]
+    names: _Names
+    group: Group
+    known: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def numbers(self, rows: pl.DataFrame, apart: Collection[str] | None) -> pl.Series:
+        """What the dataset of each row counts as; in weeks that are not told `apart`, without its name."""
+        import polars as pl
+
+        datasets = rows["dataset"].unique()
+        places = datasets.to_physical().to_numpy()
+        both = np.zeros((int(places.max(initial=0)) + 1, 2), np.uint32)
+        both[places] = np.array([self._numbers_of(text) for text in datasets], np.uint32).reshape(-1, 2)
+        is_apart = True if apart is None else rows["week"].is_in(list(apart)).to_numpy()
+        of = rows["dataset"].to_physical().to_numpy()
+        return pl.Series("dataset", np.where(is_apart, both[of, 0], both[of, 1]))
+
+    def _numbers_of(self, text: str) -> tuple[int, int]:
+        if text not in self.known:
+            dataset = Dataset.parse(text)
+            kinds = dataset.component, dataset.kind.value
+            self.known[text] = self._number((self.group(text), *kinds)), self._number(("", "", kinds[1]))
+        return self.known[text]
+
+    def _number(self, what: tuple[str, str, str]) -> int:
+        text = "\0".join(what)
+        self.groups[text] = what
+        return self.names.number(text)
+
+
+def _with_messages(rows: pl.DataFrame, weeks: Sequence[str]) -> pl.DataFrame:
     """What a part's commits changed in some weeks.
 
     `messages` are the rows that Kafka delivered, kept or let go since; a sealed row says how many are of history.
     """
     import polars as pl
 
-    week, kind = pl.col("week"), pl.col("commit_kind")
-    wanted = week.str.starts_with("2")
-    if first is not None:
-        wanted &= week >= first.key
-    if last is not None:
-        wanted &= week <= last.key
-    rows = rows.filter(wanted)
-    messages = pl.when(kind.is_in(["fill", "expire"])).then(0).otherwise(pl.col("rows") - _history(rows["sealed"]))
-    return rows.select(*_APART, *(one for one in _FIGURES if one != "messages"), "at", messages.alias("messages"))
+    delivered = pl.col("rows") - pl.col(HISTORY).fill_null(0)
+    messages = pl.when(pl.col("commit_kind").is_in(["fill", "expire"])).then(0).otherwise(delivered).alias("messages")
+    wanted = rows.filter(pl.col("week").is_in(weeks))
+    return wanted.select(*_BY, *(one for one in _FIGURES if one != "messages"), "at", messages)
 
 
-def _history(sealed: pl.Series) -> pl.Series:
-    """Rows of history in each sealed row: most have none, and are not parsed for that."""
+def _topics_of(rows: pl.DataFrame, before: Sequence[str]) -> pl.DataFrame:
+    """What is to be known of a part's topics over all weeks: how much of each came, and whether in the weeks before."""
     import polars as pl
 
-    some = sealed.is_not_null() & ~sealed.str.contains('"history":0,', literal=True)
-    if not some.any():
-        return pl.zeros(len(sealed), pl.Int64, eager=True)
-    texts = sealed.zip_with(some, pl.Series([None], dtype=pl.String))
-    return texts.str.json_path_match("$.history").cast(pl.Int64).fill_null(0)
+    is_before = pl.col("week").is_in(before) & ((pl.col("messages") != 0) | (pl.col("avro_bytes") != 0))
+    of = rows.filter(pl.col("table") == RAW).group_by("dataset")
+    return of.agg(pl.col("messages", "avro_bytes").sum(), is_before.any().alias("earlier"))
 
 
-def _note_topics(found: Collected, rows: pl.DataFrame, first: str) -> None:
-    """What is to be known of topics over all weeks: which came before a week, and how much of each."""
+def _note_topics(found: Collected, parts: Sequence[pl.DataFrame]) -> None:
     import polars as pl
 
-    came = rows.filter(pl.col("table") == RAW)
-    earlier = came.filter((pl.col("week") < first) & ((pl.col("messages") != 0) | (pl.col("avro_bytes") != 0)))
-    found.seen.update(earlier["dataset"].unique().to_list())
-    for topic, messages, size in came.group_by("dataset").agg(pl.col("messages", "avro_bytes").sum()).iter_rows():
-        known = found.sent.get(topic, (0, 0))
-        found.sent[topic] = known[0] + messages, known[1] + size
+    of = pl.concat(parts).group_by("dataset").agg(pl.col("messages", "avro_bytes").sum(), pl.col("earlier").any())
+    for topic, messages, size, is_seen in of.iter_rows():
+        found.sent[topic] = messages, size
+        if is_seen:
+            found.seen.add(topic)
 
 
 def _count_outside(found: Collected, part: pl.DataFrame) -> None:
@@ -230,7 +264,7 @@ def _in_form(found: Collected, keys: Sequence[str]) -> pa.Table:
         _named(ordered["week"].to_numpy(), week_texts),
         _named(ordered["store"].to_numpy(), stores),
         *(_named_by(of_group, [one[n] for one in what]) for n in (0, 1)),
-        _named_by(of_group, [found.subsystem_of(one[1]) for one in what]),
+        _named_by(of_group, [found.subsystem_of(one[1]) if one[1] else "" for one in what]),
         _named_by(of_group, [one[2] for one in what]),
         _named(none, [""]),
         _named(none, [LEDGER]),

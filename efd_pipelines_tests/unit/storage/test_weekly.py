@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from efd_pipelines.archive.ledger_rows import SCHEMA
 from efd_pipelines.storage.weekly import (
     WEEKLY_SIZES,
     snapshots,
@@ -55,6 +56,21 @@ def test_each_store_has_a_row_per_week_and_topic_in_order(archive_of: Archives) 
         (NEXT, "received", MOUNT, 4, 40),
     ]
     assert {row["subsystem"] for row in table.to_pylist()} == {"m1m3", "mount"}
+
+
+def test_a_ledger_of_an_older_release_tells_history_by_its_texts(archive_of: Archives) -> None:
+    archive = archive_of()
+    rows = [entry(FORCES, WEEK, 10, avro=100, parquet=30), entry(MOUNT, WEEK, 7, avro=70, parquet=20)]
+    texts = ['{"history":0,"versions":[[0,3]]}', '{"history":4,"versions":[[0,3]]}']
+    old = [of.as_dict() | {"commit_kind": "sealed", "sealed": text} for of, text in zip(rows, texts, strict=True)]
+    table = pa.Table.from_pylist(old, schema=SCHEMA)
+    archive.ledger._append_month(old[0]["month"], table.drop_columns(["month", "history"]))
+    assert [(row["topic"], row["store"], row["records"]) for row in weekly_sizes(archive).to_pylist()] == [
+        (FORCES, "archive", 10),
+        (MOUNT, "archive", 7),
+        (FORCES, "received", 10),
+        (MOUNT, "received", 3),
+    ]
 
 
 def test_history_is_kept_and_was_not_received_and_what_was_let_go_was(archive_of: Archives) -> None:

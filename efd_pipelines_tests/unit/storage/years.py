@@ -1,8 +1,8 @@
 """Years of ledger: what the ledger says after years of all topics, made at once instead of commit by commit.
 
-Sealed weeks have a row for each topic, and one for each tier that a topic's rate gives it; the last two weeks are not
-sealed yet and have a row for each drain. What belongs here: making it, and measuring a report of it in a
-process of its own.
+Weeks that have collapsed have a row for each topic, and one for each tier that a topic's rate gives it; the last two
+weeks are not sealed yet and have a row for each drain and each of its tiers. What belongs here: making it, and
+measuring a report of it in a process of its own.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def _rows(archive: Archive, datasets: Sequence[Dataset], week: Week, n: int, dra
         pl.lit(json.dumps(sealed, separators=(",", ":"), sort_keys=True)).alias("sealed"),
         pl.lit(week.end_us + 24 * _HOUR_US).alias("at"),
     )
+    hours = pl.DataFrame({"hour": range(0, HOURS, HOURS // max(drains, 1))}, schema={"hour": pl.Int64})
     if drains:
-        hours = pl.DataFrame({"hour": range(0, HOURS, HOURS // drains)}, schema={"hour": pl.Int64})
         raw = names.join(hours, how="cross").with_columns(
             pl.lit(RAW).alias("table"),
             pl.lit("drain").alias("commit_kind"),
@@ -118,16 +118,24 @@ def _rows(archive: Archive, datasets: Sequence[Dataset], week: Week, n: int, dra
             (week.start_us + (pl.col("hour") + 1) * _HOUR_US).alias("at"),
             pl.col("rows") // drains,
         )
-    tiers = [
-        names.filter((pl.col("kind") == "telemetry") & (pl.col("rate_hz") > 1 / window_s)).with_columns(
+    tiers = []
+    for tier, window_s in WINDOWS_S.items():
+        of = names.filter((pl.col("kind") == "telemetry") & (pl.col("rate_hz") > 1 / window_s)).with_columns(
             pl.lit(tier).alias("table"),
-            pl.lit("tier").alias("commit_kind"),
-            pl.lit(n + 1).alias("version"),
-            pl.lit(None, pl.String).alias("sealed"),
+            pl.lit(SEALED).alias("commit_kind"),
+            pl.lit(170 * n + 169).alias("version"),
+            pl.lit(f'{{"versions":[[{170 * n + 1},{170 * n + 169}]]}}').alias("sealed"),
             pl.lit(week.end_us).alias("at"),
         )
-        for tier, window_s in WINDOWS_S.items()
-    ]
+        if drains:
+            of = of.join(hours, how="cross").with_columns(
+                pl.lit("tier").alias("commit_kind"),
+                (pl.lit(170 * n + 1) + pl.col("hour")).alias("version"),
+                pl.lit(None, pl.String).alias("sealed"),
+                (week.start_us + (pl.col("hour") + 1) * _HOUR_US).alias("at"),
+                pl.col("rows") // drains,
+            )
+        tiers.append(of)
     return [_in_form(part, week) for part in (raw, *tiers)]
 
 
@@ -153,6 +161,7 @@ def _in_form(part: pl.DataFrame, week: Week) -> pl.DataFrame:
         pl.lit("[]").alias("names"),
         pl.lit("made").alias("run"),
         pl.lit(None, pl.String).alias("changes"),
+        pl.when(pl.col("commit_kind") == SEALED).then(0).alias("history"),
         pl.lit(None, pl.Int64).alias("changed"),
         pl.lit("").alias("month"),
     )
