@@ -8,17 +8,19 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import duckdb
 import pandas as pd
 import pytest
 
-from efd_pipelines.archive import tables
+from efd_pipelines.archive import cleaning, tables
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.cleaning import clean
 from efd_pipelines.archive.ledger import RAW
 from efd_pipelines.archive.merging import merge
 from efd_pipelines.archive.sealing import seal
+from efd_pipelines.archive.tables import TableSnapshot
 from efd_pipelines_tests.unit.archive.builders import Topic
 from efd_pipelines_tests.unit.archive.small_files import WEEK, topic_with
 
@@ -119,6 +121,27 @@ def test_a_table_that_is_being_written_to_is_left_for_the_next_time(archive: Arc
         assert clean(archive).busy == 1
         assert len(there(topic)) == 6
     assert clean(archive).files == 5
+
+
+def test_a_file_that_counts_again_when_it_is_about_to_go_stays(
+    archive: Archive, merge_days_ago: Merge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows have the same name: a writer that the listing did not know of may have committed it."""
+    topic = topic_with(archive, 5)
+    again = archive.snapshot(topic.dataset).files()[0]
+    merge_days_ago(topic, 8)
+    look = cleaning._written_before
+
+    def look_and_commit(snapshot: TableSnapshot, *given: Any) -> Any:
+        found = list(look(snapshot, *given))
+        if snapshot.relative == topic.relative:
+            fresh = archive.snapshot(topic.dataset)
+            tables.commit(archive.store, topic.relative, fresh, add=[again], transactions={}, schema=fresh.schema)
+        return found
+
+    monkeypatch.setattr(cleaning, "_written_before", look_and_commit)
+    assert clean(archive).files == 4
+    assert again.path in there(topic) & counting(topic)
 
 
 def test_a_sealed_and_cleaned_week_reads_as_a_plain_directory(archive: Archive, merge_days_ago: Merge) -> None:
