@@ -9,11 +9,12 @@ from efd_pipelines.archive.audit import verify
 from efd_pipelines.archive.quarantine import quarantined, release
 from efd_pipelines.archive.sealing import seal
 from efd_pipelines.archive.slices import QUARANTINE
-from efd_pipelines.times import Week
+from efd_pipelines.times import FIRST_WEEK, Week
 from efd_pipelines_tests.unit.archive.builders import Topic, schema_of
 
 WEEK = Week.parse("2026-10-12")
 PLAIN = schema_of("x", ("count", "int"))
+HOUR_US = 3_600_000_000
 AHEAD_US = 400 * 86_400_000_000
 
 
@@ -38,6 +39,17 @@ def test_released_rows_reopen_their_week_and_keep_their_correction_when_it_is_se
     corrections = dict(zip(table["count"].to_pylist(), table["archive_clock_error"].to_pylist(), strict=True))
     assert corrections == {**dict.fromkeys(range(5)), **dict.fromkeys((7, 8, 9), AHEAD_US)}
     assert verify(archive, deep=True).problems == []
+
+
+def test_a_clock_may_be_an_hour_ahead_of_kafkas_and_show_the_first_week_at_the_earliest(archive: Archive) -> None:
+    topic, received_us = Topic(archive), WEEK.start_us + 5_000_000
+    times = [received_us + HOUR_US, received_us + HOUR_US + 1, FIRST_WEEK.start_us, FIRST_WEEK.start_us - 1]
+    topic.send(PLAIN, times, count=[0, 1, 2, 3])
+    topic.stamps_ms = [received_us // 1000] * 4
+    topic.drain()
+    weeks = {file.week: file.rows for file in archive.snapshot(topic.dataset).files()}
+    assert weeks == {WEEK.key: 1, FIRST_WEEK.key: 1, QUARANTINE: 2}
+    assert sorted(archive.read(topic.dataset)["count"].to_pylist()) == [0, 2]
 
 
 def test_writers_are_told_apart(topic: Topic) -> None:
