@@ -22,7 +22,7 @@ def add_to(app: typer.Typer) -> None:
 
 def anomalies(
     day: Annotated[str | None, typer.Option("--day", metavar="DATE", help="A UTC day; yesterday without.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where anything was flagged.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 where anything was flagged, or missing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Topics that left what was expected of them on a day.
@@ -50,7 +50,8 @@ def anomalies(
         print_table(
             f"Anomalies of the week up to {report.day}", _COLUMNS, rows, empty="Nothing was flagged in the week."
         )
-        for line in (*(move.text for move in report.components), *report.notes, *report.files):
+        missing, moved = (one.text for one in report.outages), (one.text for one in report.components)
+        for line in (*missing, *moved, *report.notes, *report.files):
             print(line)
-    if strict and report.anomalies:
+    if strict and (report.anomalies or report.outages):
         raise typer.Exit(1)

@@ -27,7 +27,7 @@ _MOVE = {"text": "string", "part": "string", "topics": "int"}
     description="Whether every topic sent yesterday (UTC) what its own past, its schedule and its kind let expect: not "
     "stuck, silent, doubled, larger, or growing for weeks. If not: ask who writes the component, with these figures "
     "(`efd report anomalies` has them, too). A new rate is the usual one after two weeks. Components that are down or "
-    "exercised as a whole are listed apart and are no anomaly.",
+    "exercised as a whole are listed apart and are no anomaly; an outage of the archive is one line.",
 )
 def no_anomalies(context: dg.AssetCheckExecutionContext, deployment: Deployment) -> dg.AssetCheckResult:
     from efd_pipelines.forecasting.anomalies import anomaly_report
@@ -42,11 +42,13 @@ def judged(report: "AnomalyReport") -> dg.AssetCheckResult:
     first = "; ".join(one.text for one in report.anomalies[:3])
     count, both = len(report.anomalies), (*report.anomalies, *report.recent)
     text = f"{report.day}: {count} of {report.topics:,} topics are not as usual: {first}" if count else ""
+    missing = [one.text for one in report.outages]
+    usual = "" if count or missing else f"{report.day}: {report.topics:,} topics are as usual."
     return dg.AssetCheckResult(
         check_name="no_anomalies",
-        passed=not count,
+        passed=not count and not missing,
         severity=dg.AssetCheckSeverity.WARN,
-        description=" ".join([text or f"{report.day}: {report.topics:,} topics are as usual.", *report.notes]),
+        description=" ".join(filter(None, [text, *missing, usual, *report.notes])),
         metadata={
             "anomalies": count,
             "topics": report.topics,

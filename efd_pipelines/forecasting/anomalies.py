@@ -6,20 +6,25 @@ What belongs here: from findings to what people read. Judging: `detection.py`; c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from efd_pipelines.forecasting.detection import TOGETHER, Finding, detect
-from efd_pipelines.forecasting.half_days import PARTS, Counts
+import numpy as np
+
+from efd_pipelines.forecasting.detection import detect
+from efd_pipelines.forecasting.findings import TOGETHER, Finding
+from efd_pipelines.forecasting.half_days import PARTS, Counts, Numbers, groups_of
+from efd_pipelines.forecasting.outages import shares_archived, shares_of_components
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
 
 DIRECTORY = "reports/anomalies"
 HOURS = 12.0
-_KNOWN_DAYS, _RECENT_DAYS = 28, 7
+_KNOWN_DAYS, _RECENT_DAYS = 42, 7
+_DOWN, _EXERCISED = 0.6, 1.5
 _WORDS = {"day": "by day", "night": "by night"}
 
 
@@ -43,7 +48,8 @@ class Anomaly:
 
 @dataclass(frozen=True, slots=True)
 class ComponentMove:
-    """Many topics of a component that moved in one direction at once: it is down, or exercised; no fault of a topic."""
+    """Many topics of a component that moved in one direction at once: it is down, or exercised; no fault of a topic.
+    `part` is day, night, or empty for both."""
 
     component: str
     day: str
@@ -53,8 +59,19 @@ class ComponentMove:
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """A half day of which the archive has nothing, or less than is always sent: `share` of it."""
+
+    day: str
+    part: str
+    share: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class AnomalyReport:
-    """The anomalies that began on one day, the most surprising first; `recent` are those of the six days before."""
+    """The anomalies that began on one day, the most surprising first; `recent` are those of the six days before.
+    `components` moved as a whole that day; of `outages`, of the archive or the site, no topic is judged."""
 
     day: str
     topics: int
@@ -62,6 +79,7 @@ class AnomalyReport:
     anomalies: tuple[Anomaly, ...]
     recent: tuple[Anomaly, ...]
     components: tuple[ComponentMove, ...]
+    outages: tuple[Outage, ...] = ()
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
@@ -101,6 +119,7 @@ def judged(counted: Counts) -> AnomalyReport:
         anomalies=tuple(anomalies),
         recent=tuple(recent),
         components=tuple(_moves(counted, [one for one in found if one.together >= TOGETHER and one.day == last])),
+        outages=tuple(_outages(counted)),
         notes=_notes(counted, known),
     )
 
@@ -150,24 +169,49 @@ def _number(amount: float) -> str:
 
 
 def _moves(counted: Counts, found: Iterable[Finding]) -> list[ComponentMove]:
-    of: dict[tuple[str, int, bool], set[int]] = {}
-    for one in found:
-        key = (counted.components[one.topic], one.part, bool(one.observed > one.usual))
-        of.setdefault(key, set()).add(one.topic)
+    """A line for each component and direction, that of most topics first."""
+    of: dict[tuple[str, bool], set[tuple[int, int]]] = {}
+    for component, more, topic, at in (*_steadily_apart(counted), *_flagged_together(counted, found)):
+        of.setdefault((component, more), set()).add((topic, at))
     day = str(counted.days[-1])
     moves = []
-    for (component, part, more), topics in sorted(of.items(), key=lambda item: -len(item[1])):
-        when = PARTS[part] if part >= 0 else ""
+    for (component, more), moved in of.items():
+        topics, parts = {topic for topic, _ in moved}, {at for _, at in moved}
+        part = PARTS[min(parts)] if len(parts) == 1 and min(parts) >= 0 else ""
         what = "more: it is exercised?" if more else "less or nothing: it is down, or disabled?"
-        text = f"{component}: {len(topics)} topics send {what}"
-        moves.append(ComponentMove(component, day, when, len(topics), text))
-    return moves
+        when = f" {_WORDS[part]}" if part else ""
+        text = f"{component}: {len(topics)} topics{when} send {what}"
+        moves.append(ComponentMove(component, day, part, len(topics), text))
+    return sorted(moves, key=lambda move: (-move.topics, move.component))
+
+
+def _flagged_together(counted: Counts, found: Iterable[Finding]) -> Iterator[tuple[str, bool, int, int]]:
+    for one in found:
+        yield counted.components[one.topic], bool(one.observed > one.usual), one.topic, one.part
+
+
+def _steadily_apart(counted: Counts) -> Iterator[tuple[str, bool, int, int]]:
+    """The topics of components whose steady ones send less, or more, than they always do; all explain each other."""
+    for part, archived in enumerate(shares_archived(counted)[-1]):
+        shares = shares_of_components(counted, part)[-1]
+        for share, group in zip(shares, groups_of(counted.components, counted.components), strict=True):
+            if np.isnan(archived) and (share < _DOWN or share > _EXERCISED):
+                for topic in group[np.any(counted.records[-_KNOWN_DAYS:, group, part] > 0, axis=0)]:
+                    yield counted.components[topic], bool(share > 1), int(topic), part
+
+
+def _outages(counted: Counts) -> Iterator[Outage]:
+    """Of the last day; of what never had anything, none."""
+    day, shares = str(counted.days[-1]), shares_archived(counted)[-1]
+    had: Numbers = np.any(counted.records[-_KNOWN_DAYS - 1 : -1] > 0, axis=(0, 1))
+    for part, share in enumerate(shares):
+        if had[part] and np.isfinite(share):
+            has = "nothing" if share == 0 else f"{share:.0%} of what is always sent"
+            text = f"The archive has {has} of {day} {_WORDS[PARTS[part]]}: an outage; no topic is judged."
+            yield Outage(day, PARTS[part], float(share), text)
 
 
 def _notes(counted: Counts, known: int) -> tuple[str, ...]:
-    notes = []
-    if not counted.records[-1].any():
-        notes.append(f"Nothing is archived of {counted.days[-1]}.")
-    if known < _KNOWN_DAYS:
-        notes.append(f"Only {known} days are known yet: little can be flagged before {_KNOWN_DAYS}.")
-    return tuple(notes)
+    if known >= _KNOWN_DAYS:
+        return ()
+    return (f"Only {known} days are known yet: little can be flagged before {_KNOWN_DAYS}.",)

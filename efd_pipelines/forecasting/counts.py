@@ -22,6 +22,8 @@ from efd_pipelines.times import Week, microseconds
 from efd_pipelines.topics.names import Dataset
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from efd_pipelines.archive.archive import Archive
 
 DIRECTORY = "reports/anomalies/counts"
@@ -63,30 +65,43 @@ def _file(table: pa.Table) -> bytes:
 
 def _counted(archive: Archive, first: date, last: date) -> Iterable[tuple[date, pa.Table]]:
     """Counts of days whose weeks are not sealed, by the ledger."""
-    import polars as pl
-
-    names = ["commit_kind", "rows", "avro_bytes", "time_min", "time_max"]
-    frame = archive.ledger.frame(names).filter((pl.col("table") == "raw") & pl.col("week").str.starts_with("2"))
-    sealed = set(frame.filter(pl.col("commit_kind") == "sealed").select("dataset", "week").unique().iter_rows())
     begin_us, end_us = _midnight_us(first), _midnight_us(last + timedelta(days=1))
     halves = (end_us - begin_us) // _HALF_US
-    times = frame.filter(
-        ~pl.col("commit_kind").is_in(_MOVING) & (pl.col("rows") > 0) & pl.col("time_min").is_not_null()
-    ).select("dataset", "week", "rows", "avro_bytes", pl.col("time_min", "time_max").cast(pl.Int64))
-    times = times.filter((pl.col("time_max") >= begin_us) & (pl.col("time_min") < end_us))
+    of_weeks: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+    names = ["commit_kind", "rows", "avro_bytes", "time_min", "time_max"]
+    sealed: set[tuple[str, str]] = set()
+    for part in archive.ledger.in_parts(names):
+        drained, sealed_here = _drained(part, begin_us, end_us)
+        sealed |= sealed_here
+        for dataset, week, rows, size, low, high in drained.iter_rows():
+            records, sizes = of_weeks.setdefault((dataset, week), (np.zeros(halves), np.zeros(halves)))
+            for half, share in _shares(low, high, begin_us, halves):
+                records[half] += rows * share
+                sizes[half] += size * share
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for dataset, week, rows, size, low, high in times.iter_rows():
-        if (dataset, week) in sealed:
-            continue
-        records, sizes = found.setdefault(dataset, (np.zeros(halves), np.zeros(halves)))
-        for half, share in _shares(low, high, begin_us, halves):
-            records[half] += rows * share
-            sizes[half] += size * share
+    for (dataset, week), (records, sizes) in of_weeks.items():
+        if (dataset, week) not in sealed:
+            before = found.get(dataset, (0, 0))
+            found[dataset] = (before[0] + records, before[1] + sizes)
     weeks_sealed = {week for _, week in sealed}
     for n in range(halves // len(PARTS)):
         day = first + timedelta(days=n)
-        if Week.containing(datetime(day.year, day.month, day.day, tzinfo=UTC)).key not in weeks_sealed and found:
+        if _week(day) not in weeks_sealed and found:
             yield day, _day_table(found, n)
+
+
+def _drained(part: pl.DataFrame, begin_us: int, end_us: int) -> tuple[pl.DataFrame, set[tuple[str, str]]]:
+    """What was drained of these times, and the datasets' weeks that are sealed."""
+    import polars as pl
+
+    texts = [pl.col(name).cast(pl.String) for name in ("table", "week", "dataset", "commit_kind")]
+    raw = part.with_columns(texts).filter((pl.col("table") == "raw") & pl.col("week").str.starts_with("2"))
+    sealed = raw.filter(pl.col("commit_kind") == "sealed").select("dataset", "week").unique()
+    drained = raw.filter(
+        ~pl.col("commit_kind").is_in(_MOVING) & (pl.col("rows") > 0) & pl.col("time_min").is_not_null()
+    ).select("dataset", "week", "rows", "avro_bytes", pl.col("time_min", "time_max").cast(pl.Int64))
+    of_times = drained.filter((pl.col("time_max") >= begin_us) & (pl.col("time_min") < end_us))
+    return of_times, set(sealed.iter_rows())
 
 
 def _shares(low: int, high: int, begin_us: int, halves: int) -> list[tuple[int, float]]:
@@ -132,6 +147,10 @@ def _arrays(archive: Archive, kept: dict[date, pa.Table], first: date, days: int
         records=records,
         bytes=sizes,
     )
+
+
+def _week(day: date) -> str:
+    return Week.containing(datetime(day.year, day.month, day.day, tzinfo=UTC)).key
 
 
 def _midnight_us(day: date) -> int:

@@ -2,38 +2,36 @@
 
 A half day of many records is judged by its mean alone. Of few, the likelihood of half as much or twice as much is
 summed up over the half days since it began: what varies from record to record, as texts do, averages out.
-What belongs here: sizes that jump. Sizes that creep: `detection.py`.
+What belongs here: sizes that jump. Sizes that creep: `creeps.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from efd_pipelines.forecasting.half_days import BASELINE_DAYS, MEMORY_DAYS, PARTS, Counts, Numbers, before
+from efd_pipelines.forecasting.evidence import ENOUGH, SEQUENCE, in_sequence, largest_sums, part_of, past_sum
+from efd_pipelines.forecasting.findings import Finding
+from efd_pipelines.forecasting.half_days import (
+    BASELINE_DAYS,
+    MEMORY_DAYS,
+    PARTS,
+    Counts,
+    Numbers,
+    before,
+    mean_size,
+)
 
-ENOUGH = 16.0
-_STEP, _MARGIN, _COUNT = 0.3, 3.0, 100
+_STEP, _MARGIN, _KNOWN_DAYS = 0.3, 3.0, 7
+_PAST_HALVES = 2 * len(SEQUENCE) * MEMORY_DAYS
+"""Records of rare topics are few: 24 weeks."""
+
 _KNOWN_HALVES, _MOST_A_HALF_DAY, _DEFLATED, _LEAST_VARIANCE = 10, 8.5, 1.5, 0.01
 _MOST_A_RECORD = 4.0
-_SEQUENCE = tuple(PARTS.index(part) for part in ("night", "day"))
 
 
-@dataclass(frozen=True, slots=True)
-class Jump:
-    """A topic whose records are of another size: index of day, topic and part, bytes a record, and how sure that is."""
-
-    day: int
-    topic: int
-    part: int
-    observed: float
-    usual: float
-    surprise: float
-
-
-def jumps(counts: Counts) -> Iterator[Jump]:
+def jumps(counts: Counts) -> Iterator[Finding]:
     """Records that are larger or smaller than they were."""
     seen = set()
     for part in range(len(PARTS)):
@@ -43,65 +41,50 @@ def jumps(counts: Counts) -> Iterator[Jump]:
     yield from (jump for jump in _of_few(counts) if (jump.day, jump.topic) not in seen)
 
 
-def mean_size(records: Numbers, sizes: Numbers, least: float = _COUNT) -> Numbers:
-    """Bytes of a mean record, where there are enough of them."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean: Numbers = np.where(records >= least, sizes / records, np.nan)
-    return mean
+def _jump(day: int, topic: int, part: int, sizes: tuple[float, float], surprise: float) -> Finding:
+    return Finding(day, topic, part, "size", *sizes, "its own past", surprise)
 
 
-def _of_many(records: Numbers, sizes: Numbers, part: int) -> Iterator[Jump]:
+def _of_many(records: Numbers, sizes: Numbers, part: int) -> Iterator[Finding]:
     mean = mean_size(records, sizes)
-    usual = before(mean, BASELINE_DAYS, 0.5, least=7)
+    usual = before(mean, BASELINE_DAYS, 0.5, least=_KNOWN_DAYS)
     off = np.abs(np.log(mean / usual))
     limit = np.maximum(_STEP, _MARGIN * before(off, MEMORY_DAYS, 1.0))
     for d, t in np.argwhere(off > limit):
-        yield Jump(int(d), int(t), part, float(mean[d, t]), float(usual[d, t]), float(off[d, t] / limit[d, t]))
+        both = float(mean[d, t]), float(usual[d, t])
+        yield _jump(int(d), int(t), part, both, float(off[d, t] / limit[d, t]))
 
 
-def _of_few(counts: Counts) -> Iterator[Jump]:
-    days, topics = counts.records.shape[:2]
-    order = list(_SEQUENCE)
+def _of_few(counts: Counts) -> Iterator[Finding]:
     records, sizes = (
-        of[:, :, order].transpose(0, 2, 1).reshape(len(order) * days, topics).astype(np.float64)
+        in_sequence([of[:, :, part].astype(np.float64) for part in range(len(PARTS))])
         for of in (counts.records, counts.bytes)
     )
     mean = mean_size(records, sizes, 1)
-    before_total, before_size, before_known = (_past(of) for of in (records, sizes, records > 0))
+    records = np.where(np.isfinite(mean), records, np.nan)
+    total, size, known = (past_sum(of, _PAST_HALVES) for of in (records, sizes, np.isfinite(mean)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        usual = np.where(before_known >= _KNOWN_HALVES, before_size / before_total, np.nan)
+        usual = np.where(known >= _KNOWN_HALVES, size / total, np.nan)
         away = np.log(mean / usual)
         # A mean's variance goes with one over the records: what a single one varies by, of the weeks before.
-        each = _past(np.nan_to_num(away**2 * records)) / before_known
-        varies = _DEFLATED * (1 + 10 / before_known) * (each / records) + _LEAST_VARIANCE
+        each = past_sum(away**2 * records, _PAST_HALVES) / known
+        varies = _DEFLATED * (1 + _KNOWN_HALVES / known) * (each / records) + _LEAST_VARIANCE
     for sign in (1, -1):
-        runs = _evidence(sign * away, varies, records)
-        first = (runs >= ENOUGH) & (np.vstack([np.zeros(topics), runs[:-1]]) < ENOUGH)
+        runs = largest_sums(_steps(sign * away, varies, records))
+        first = (runs >= ENOUGH) & (np.vstack([np.zeros(runs.shape[1]), runs[:-1]]) < ENOUGH)
         for half, t in np.argwhere(first):
-            day, part = divmod(int(half), len(order))
-            observed, was = float(mean[half, t]), float(usual[half, t])
-            yield Jump(day, int(t), order[part], observed, was, float(runs[half, t] / ENOUGH))
+            both = float(mean[half, t]), float(usual[half, t])
+            day, part = part_of(int(half))
+            yield _jump(day, int(t), part, both, float(runs[half, t] / ENOUGH))
 
 
-def _evidence(away: Numbers, varies: Numbers, records: Numbers) -> Numbers:
-    """The largest sum, over the half days up to each, of the log likelihood of twice the size against the size; an odd
-    record counts for no more than a record of twice the size."""
+def _steps(away: Numbers, varies: Numbers, records: Numbers) -> Numbers:
+    """Each half day's log likelihood of twice the size against the size; an odd record counts for no more than a record
+    of twice the size."""
     by = np.log(2)
     away = np.clip(away, -by, by)
     known = np.isfinite(away) & np.isfinite(varies)
     step = np.where(known, by * (away - by / 2) / np.where(known, varies, 1.0), 0.0)
-    most = np.minimum(_MOST_A_HALF_DAY, _MOST_A_RECORD * records)
-    step = np.clip(step, -most, most)
-    runs, run = np.zeros(away.shape), np.zeros(away.shape[1])
-    for half in range(len(away)):
-        run = np.maximum(0.0, run + step[half])
-        runs[half] = run
-    return runs
-
-
-def _past(of: Numbers) -> Numbers:
-    """The sum of the half days of 24 weeks before each: records of rare topics are few."""
-    window = 2 * len(_SEQUENCE) * MEMORY_DAYS
-    total = np.cumsum(np.pad(of.astype(np.float64), ((window + 1, 0), (0, 0))), axis=0)
-    found: Numbers = total[window:-1] - total[: -window - 1]
-    return found
+    most = np.minimum(_MOST_A_HALF_DAY, _MOST_A_RECORD * np.nan_to_num(records))
+    steps: Numbers = np.clip(step, -most, most)
+    return steps

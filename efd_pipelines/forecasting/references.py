@@ -1,10 +1,10 @@
-"""References: what is expected of a topic: by its own past, its kind, its component, its component's steady topics, and
-its twins.
+"""References: what is expected of a topic: by its own past, its kind, its component, its component's steady topics, its
+twins, and its component's state.
 
 Counts come by half day and topic; everything runs on arrays, days × topics, many days at once, and what is expected of
 a day is made of the days before it, and of what other topics did on it.
-What belongs here: expectations. Twins: `twins.py`; statistics of weeks before a day: `half_days.py`; judging:
-`detection.py`.
+What belongs here: expectations. Others: `twins.py`, `states.py`; statistics of the weeks before a day:
+`half_days.py`; judging: `detection.py`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from efd_pipelines.forecasting.half_days import (
     before,
     groups_of,
     is_telemetry,
+    middle,
     shifted,
 )
+from efd_pipelines.forecasting.states import states_expect
 from efd_pipelines.forecasting.twins import twins_expect
 
 _GROUP = 4
@@ -33,11 +35,12 @@ _GROUP = 4
 
 _GROUP_COUNT, _STEADY = 5.0, 0.3
 _FLOOR_COUNT, _FLOOR_EVENTS, _FLOOR_SHARE = 5.0, 300.0, 0.05
+_COMPARABLE, _SPREAD_FLOOR = 2.5, 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What is expected (days × topics), how far the truth is off (logarithm), and the floor that tames small counts."""
+    """What is expected (days × topics), and how far the truth is off (logarithm; a floor tames small counts)."""
 
     name: str
     expected: Numbers
@@ -57,19 +60,38 @@ def expectations(counts: Counts, records: Numbers, scale: Numbers, lag: int = 0)
     kind = _by_group(records, varying, groups_of(counts.components, counts.kinds), lag)
     component = _by_group(records, scale, whole, lag)
     floor = np.where(is_telemetry(counts), _FLOOR_COUNT, _FLOOR_EVENTS) + _FLOOR_SHARE * np.nan_to_num(scale)
-    of_own = np.log((records + floor) / (own + floor))
-    steady = own * _running(np.where(steady_ones, ratio, np.nan), whole)
-    twins = twins_expect(counts, records, lag)
+    running = _running(np.where(steady_ones, ratio, np.nan), whole)
     named = (
+        ("its own past", own),
         ("its kind", kind),
         ("its component", component),
-        ("its component's steady topics", steady),
-        ("what moved as it did", twins),
+        ("its component's steady topics", own * running),
+        ("what moved as it did", twins_expect(counts, records, lag)),
+        ("its component's state", states_expect(counts, records, running, lag)),
     )
-    return [
-        Reference("its own past", own, of_own),
-        *(Reference(name, expected, np.log((records + floor) / (expected + floor))) for name, expected in named),
-    ]
+    return [Reference(name, of, np.log((records + floor) / (of + floor))) for name, of in named]
+
+
+def good_ones(off: Numbers, floor: float = _SPREAD_FLOOR) -> Numbers:
+    """Which references have been good lately: off by not much more than the best of them, on nine days of ten. All are
+    that are off by less than `floor` on those."""
+    spread = np.stack([before(np.abs(one), MEMORY_DAYS, 0.9) for one in off])
+    least = np.where(np.isfinite(spread), spread, np.inf).min(axis=0)
+    good: Numbers = np.isfinite(off) & (spread <= np.maximum(floor, _COMPARABLE * least))
+    return good
+
+
+def least_off(off: Numbers, good: Numbers) -> tuple[Numbers, np.ndarray]:
+    """What no good reference explains: the least of how far they are off, and whose that is; NaN where none is good."""
+    size = np.where(good, np.abs(off), np.inf)
+    left = size.min(axis=0)
+    return np.where(np.isfinite(left), left, np.nan), size.argmin(axis=0)
+
+
+def lowest(expected: Numbers) -> Numbers:
+    """The least that any reference expects, of those that know."""
+    least: Numbers = np.where(np.isfinite(expected), expected, np.inf).min(axis=0)
+    return least
 
 
 def _is_up(records: Numbers, groups: Sequence[np.ndarray]) -> Numbers:
@@ -89,7 +111,7 @@ def _running(steady: Numbers, groups: Sequence[np.ndarray]) -> Numbers:
         known = np.isfinite(some).sum(axis=1)
         many, few = known >= _GROUP, (known > 0) & (known < _GROUP)
         if many.any():
-            found[np.ix_(many, members)] = np.nanmedian(some[many], axis=1)[:, None]
+            found[np.ix_(many, members)] = middle(some[many], axis=1)[:, None]
         if few.any():
             found[np.ix_(few, members)] = _others(some[few])
     return found
@@ -124,8 +146,5 @@ def _activity(records: Numbers, scale: Numbers, groups: Sequence[np.ndarray]) ->
     for members in groups:
         some = relative[:, members]
         enough = np.isfinite(some).sum(axis=1) >= _GROUP
-        middle = np.full(len(records), np.nan)
-        if enough.any():
-            middle[enough] = np.nanmedian(some[enough], axis=1)
-        activity[:, members] = middle[:, None]
+        activity[:, members] = np.where(enough, middle(some, axis=1), np.nan)[:, None]
     return activity

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from efd_pipelines.forecasting.evidence import ENOUGH, in_sequence, largest_sums, part_of, past_sum
+from efd_pipelines.forecasting.findings import Finding, fault_of
 from efd_pipelines.forecasting.half_days import (
     BASELINE_DAYS,
     LEAST_DAYS,
@@ -25,56 +27,45 @@ from efd_pipelines.forecasting.half_days import (
     before,
     groups_of,
     is_telemetry,
+    ranked,
 )
-
-ENOUGH = 16.0
-"""Log likelihood ratio that is told: a chance of 1e-7 in each half day, if the model is true."""
 
 _DEFLATED = 1.5
 """By how much less regular a topic is taken to be than it was: its law is learnt from twelve weeks."""
 
 _WINSORISED, _STEADY, _STANDBY, _AS_BEFORE = 3.0, 0.3, 0.6, 2.0
 _REGULAR, _MOST_REGULAR, _LEAST_REGULAR = 20.0, 500.0, 1e-3
+_LOW = 0.05
+"""Few half days may be of a process that was restarted."""
+
+_REFERENCE = "what it sent while its component ran"
 _WHOLE, _TELL, _LAG_DAYS, _FREQUENT, _BURSTING = 0.2, 5, 14, 5.0, 0.5
 _LEAST_RECORDS, _MOST_MEAN, _MOST_A_HALF_DAY = 10.0, 1e5, 2.0
-_SEQUENCE = tuple(PARTS.index(part) for part in ("night", "day"))
-"""Halves of a UTC day in the order of time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A sporadic topic that left its law: index of day and topic, part, what came and should have come since the fault
-    began, as the half day's mean, how sure that is (1: just enough), and how many of its component did so at once."""
-
-    day: int
-    topic: int
-    part: int
-    observed: float
-    usual: float
-    surprise: float
-    together: int
-
-
-def told(counts: Counts) -> Iterator[Told]:
+def told(counts: Counts) -> Iterator[Finding]:
     """Sporadic topics that fell silent, or send twice as much."""
-    members = np.flatnonzero(~is_telemetry(counts) & counts.records.any(axis=(0, 2)))
+    members = np.flatnonzero(~is_telemetry(counts))
     if not len(members):
         return
     whole = groups_of(counts.components, counts.components)
     laws = [_law(counts, counts.records[:, :, part], whole, members) for part in range(len(PARTS))]
-    came = _in_sequence([counts.records[:, members, part] for part in range(len(PARTS))])
-    mean = _in_sequence([law.mean for law in laws])
-    silence = _silence(came, mean, _in_sequence([law.lower for law in laws]))
-    loud = _doubling(came, mean, _in_sequence([law.upper for law in laws]), _in_sequence([law.judged for law in laws]))
+    came = in_sequence([counts.records[:, members, part] for part in range(len(PARTS))])
+    mean = in_sequence([law.mean for law in laws])
+    silence = _silence(came, mean, in_sequence([law.lower for law in laws]))
+    loud = _doubling(came, mean, in_sequence([law.upper for law in laws]), in_sequence([law.judged for law in laws]))
     components = [counts.components[n] for n in members]
     for runs in (silence, loud):
         first = _first(runs)
         together = _together(runs, components)
         for half, n in np.argwhere(first):
-            day, part = divmod(int(half), len(PARTS))
-            usual, surprise = float(mean[half, n]), float(runs[half, n] / ENOUGH)
-            yield Told(day, int(members[n]), _SEQUENCE[part], float(came[half, n]), usual, surprise,
-                       int(together[half, n]))  # fmt: skip
+            observed, usual = float(came[half, n]), float(mean[half, n])
+            day, part = part_of(int(half))
+            surprise, topic = float(runs[half, n] / ENOUGH), int(members[n])
+            yield Finding(
+                day, topic, part, fault_of(observed, usual), observed, usual, _REFERENCE, surprise,
+                int(together[half, n]),
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,26 +111,16 @@ def _activities(counts: Counts, records: Numbers, groups: list[np.ndarray]) -> t
         up = (records[:, group] > 0).any(axis=1, keepdims=True)
         near = before(np.where(up, np.abs(ratio[:, group] - 1), np.nan), MEMORY_DAYS, 0.9)
         steady, sending = near < _STEADY, np.isfinite(relative[:, group]) & telemetry[group]
-        running[:, group] = _ranked(np.where(steady, ratio[:, group], np.nan), 0.5)[:, None]
+        running[:, group] = ranked(np.where(steady, ratio[:, group], np.nan), 0.5, axis=1)[:, None]
         varying = np.where(sending & ~steady, relative[:, group], np.nan)
         # What is sent in standby, too, is taken off: the least of the last weeks, where these had both.
-        least = before(np.where(up, varying, np.nan), MEMORY_DAYS, 0.0)
+        least = before(np.where(up, varying, np.nan), MEMORY_DAYS, _LOW)
         beyond = np.where(least < _STANDBY, np.maximum(varying - least, 0.0) / (1 - least), np.nan)
-        enabled[:, group] = np.where(np.isfinite(beyond).sum(axis=1) >= 2, _ranked(beyond, 0.1), np.nan)[:, None]
+        enabled[:, group] = np.where(np.isfinite(beyond).sum(axis=1) >= 2, ranked(beyond, 0.1, axis=1), np.nan)[:, None]
         always[:, group] = ((sending.sum(axis=1) >= _TELL) & ~(sending & ~steady).any(axis=1))[:, None]
     # How much of a half day a component ran that was down for some of it, few topics tell well.
     whole = np.abs(running - 1) < _WHOLE
     return np.where(whole | (running == 0), running, np.nan), np.minimum(enabled, 1.2), always
-
-
-def _ranked(of: Numbers, rank: float) -> Numbers:
-    """A quantile of what is known of each day; NaN where nothing is."""
-    known = np.isfinite(of).sum(axis=1)
-    ordered = np.sort(np.where(np.isfinite(of), of, np.inf), axis=1)
-    place = ((np.maximum(known, 1) - 1) * rank).astype(np.int64)
-    found = np.take_along_axis(ordered, place[:, None], axis=1)[:, 0]
-    ranked: Numbers = np.where(known > 0, found, np.nan)
-    return ranked
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +133,7 @@ class _Fit:
 def _fitted(came: Numbers, activity: Numbers) -> _Fit:
     """The law of the twelve weeks before each day: records a unit of activity, and the shape by their moments; towards
     less, without what bursts add."""
-    active = np.where(np.isfinite(activity) & (activity > 0.02), activity, np.nan)
+    active = np.where(np.isfinite(came) & (activity > 0.02), activity, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         each = came / active
         usual = before(each, MEMORY_DAYS, 0.5, lag=_LAG_DAYS)
@@ -167,7 +148,7 @@ def _moments(came: Numbers, active: Numbers) -> tuple[Numbers, Numbers]:
     """Records a unit of activity in the weeks before, and the shape of their negative-binomial law."""
     known = np.isfinite(active)
     a, x = np.where(known, active, 0.0), np.where(known, came, 0.0)
-    days, total, units = (_past(of) for of in (known.astype(np.float64), x, a))
+    days, total, units = (_past(of) for of in (known, x, a))
     rate = np.where((days >= LEAST_DAYS) & (total >= _LEAST_RECORDS), total / units, np.nan)
     squares = _past(a * a)
     away = _past(x * x) - 2 * rate * _past(x * a) + rate**2 * squares
@@ -178,15 +159,7 @@ def _moments(came: Numbers, active: Numbers) -> tuple[Numbers, Numbers]:
 
 def _past(of: Numbers) -> Numbers:
     """The sum of twelve weeks before each day, the last days before it left out: they may be the fault's."""
-    total = np.cumsum(np.pad(of, ((MEMORY_DAYS + _LAG_DAYS + 1, 0), (0, 0))), axis=0)
-    found: Numbers = total[MEMORY_DAYS : -_LAG_DAYS - 1] - total[: -MEMORY_DAYS - _LAG_DAYS - 1]
-    return found
-
-
-def _in_sequence(parts: list[Numbers]) -> Numbers:
-    """Half days in the order of time: half days × topics."""
-    days, topics = parts[0].shape
-    return np.stack([parts[part] for part in _SEQUENCE], axis=1).reshape(len(_SEQUENCE) * days, topics)
+    return past_sum(of, MEMORY_DAYS, _LAG_DAYS)
 
 
 def _silence(came: Numbers, mean: Numbers, shape: Numbers) -> Numbers:
@@ -211,11 +184,7 @@ def _doubling(came: Numbers, mean: Numbers, shape: Numbers, judged: Numbers) -> 
     step = np.where(known, came * np.log(2) - (came + k) * np.log((k + 2 * mu) / (k + mu)), 0.0)
     # A burst is no doubling, however large: it takes several half days, but of what never bursts.
     step = np.where(k >= _REGULAR / _DEFLATED, step, np.minimum(step, _MOST_A_HALF_DAY))
-    runs, run = np.zeros(came.shape), np.zeros(came.shape[1])
-    for half in range(len(came)):
-        run = np.maximum(0.0, run + step[half])
-        runs[half] = run
-    return runs
+    return largest_sums(step)
 
 
 def _first(runs: Numbers) -> Numbers:

@@ -10,18 +10,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from efd_pipelines.forecasting.half_days import LEAST_DAYS, MEMORY_DAYS, STEADY_COUNT, Counts, Numbers, groups_of
+from efd_pipelines.forecasting.half_days import (
+    LEAST_DAYS,
+    MEMORY_DAYS,
+    STEADY_COUNT,
+    Counts,
+    Numbers,
+    groups_of,
+    is_telemetry,
+    middle,
+    ranked,
+)
 
 _CHOSEN_DAYS = 28
 """For so long the same ones are twins."""
 
-_MOST, _LEAST, _ALIKE, _MOVED, _NEVER_APART = 5, 2, 0.2, 0.3, 0.3
+_MOST, _LEAST, _ALIKE, _MOVED, _NEVER_APART, _SEEN = 5, 2, 0.2, 0.3, 0.3, 0.7
 
 
 def twins_expect(counts: Counts, records: Numbers, lag: int = 0) -> Numbers:
     """Records by what the twins sent, at ratios that were kept until `lag` days before; NaN where there are none."""
     expected = np.full(records.shape, np.nan, dtype=np.float32)
-    telemetry = np.array([kind == "telemetry" for kind in counts.kinds], dtype=bool)
+    telemetry = is_telemetry(counts)
     for group in groups_of(counts.components, counts.components):
         members = group[telemetry[group]]
         if len(members) <= _LEAST:
@@ -40,20 +50,23 @@ def _by_twins(past: Numbers, now: Numbers) -> Numbers:
         logs = np.where(past >= STEADY_COUNT, np.log(past.astype(np.float64)), np.nan)
     near, are = _nearest(logs)
     apart = logs[:, :, None] - logs[:, near]
-    ratios = _middle(apart, axis=0)
+    ratios = middle(apart, axis=0)
     are &= np.nan_to_num(np.abs(apart - ratios)).max(axis=0) < _NEVER_APART
-    each = np.where(are, now[:, near] * np.exp(ratios), np.nan)
+    # What twins send in a state in which they were not seen together, as in standby, says nothing.
+    seen = np.exp(np.nan_to_num(ranked(logs, 0.0, axis=0)))
+    beyond = (now > 0) & (now < _SEEN * seen)
+    each = np.where(are & ~beyond[:, near], now[:, near] * np.exp(ratios), np.nan)
     # Of what never moved nobody knows what moves with it.
-    moved = np.sort(np.abs(np.nan_to_num(logs - _middle(logs, axis=0))), axis=0)[int(0.9 * (len(logs) - 1))] > _MOVED
+    moved = np.sort(np.abs(np.nan_to_num(logs - middle(logs, axis=0))), axis=0)[int(0.9 * (len(logs) - 1))] > _MOVED
     enough = (are.sum(axis=1) >= _LEAST) & moved
-    found: Numbers = np.where(enough, _middle(each, axis=2), np.nan)
+    found: Numbers = np.where(enough, middle(each, axis=2), np.nan)
     return found
 
 
 def _nearest(logs: Numbers) -> tuple[np.ndarray, Numbers]:
     """For each topic those whose ratio to it varied least, and whether that is little: topics × at most five."""
     there = np.isfinite(logs).astype(np.float64)
-    centre = np.nan_to_num(_middle(logs, axis=0))
+    centre = np.nan_to_num(middle(logs, axis=0))
     away = np.where(there > 0, logs - centre, 0.0)
     days = there.T @ there
     squares, sums = (away**2).T @ there, away.T @ there
@@ -63,14 +76,3 @@ def _nearest(logs: Numbers) -> tuple[np.ndarray, Numbers]:
     varied = np.where((days >= LEAST_DAYS) & ~np.eye(len(days), dtype=bool), varied, np.inf)
     near = np.argsort(varied, axis=1)[:, :_MOST]
     return near, np.take_along_axis(varied, near, axis=1) < _ALIKE**2
-
-
-def _middle(of: Numbers, axis: int) -> Numbers:
-    """The median of what is known; NaN where nothing is."""
-    known = np.isfinite(of)
-    ordered = np.sort(np.where(known, of, np.inf), axis=axis)
-    count = known.sum(axis=axis, keepdims=True)
-    low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis=axis)
-    high = np.take_along_axis(ordered, np.minimum(count // 2, of.shape[axis] - 1), axis=axis)
-    middle: Numbers = np.squeeze(np.where(count > 0, (low + np.where(count > 0, high, 0)) / 2, np.nan), axis=axis)
-    return middle

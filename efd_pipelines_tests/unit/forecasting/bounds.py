@@ -1,9 +1,9 @@
 """Bounds: how soon a fault that was put in could be told from noise at all.
 
-Whoever knows the law of a topic and the state of its component, and nothing else, may tell a fault once the likelihood
-of what came is 100,000 times larger with it than without: that many topic-days may have one false alarm. No detector
-that learns both from counts is faster. What belongs here: these likelihoods, half day by half day. The laws:
-`simulated_days.py`.
+Whoever knows the law of a topic, the state of its component and the kind of the fault, and nothing else, may tell it
+once the likelihood of what came is so many times larger with it than without that the kinds of faults together raise
+one false alarm in 100,000 topic-days: Wald's test, by scipy's distributions. No detector that learns all this from
+counts is faster on average. What belongs here: these likelihoods, half day by half day. The laws: `simulated_days.py`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ from __future__ import annotations
 from math import inf
 
 import numpy as np
+from scipy.special import logsumexp
+from scipy.stats import nbinom, norm, poisson
 
 from efd_pipelines.forecasting.half_days import PARTS, Counts, Numbers
-from efd_pipelines_tests.unit.forecasting.simulated_days import Law
+from efd_pipelines_tests.unit.forecasting.simulated_days import BURST_LOGS, BURSTS, FAULTS, Law
 
-LEVEL = np.log(1e5)
+LEVEL = np.log(1e5 * len(FAULTS))
 _WEEKLY = np.log(1.05)
-_OTHER_TEXTS = 0.015
-"""Variance of the logarithm of sizes that are 0.6 to 1.6 times as usual on one day of five."""
+_OTHER_TEXTS = 0.13
+"""Deviation of the logarithm of sizes that are 0.6 to 1.6 times as usual on one day of five."""
 
 _ORDER = tuple(PARTS.index(part) for part in ("night", "day"))
 _LOG_NORMAL = ("telemetry", "heartbeat")
-_POISSON = ("regular", "rare")
+_GAMMA = ("follows", "bursts")
+_MOST = 2 * LEVEL
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(15)
+_BURSTS = tuple(zip(BURST_LOGS[0] + BURST_LOGS[1] * _NODES, _WEIGHTS / _WEIGHTS.sum(), strict=True))
 
 
 def days_to_tell(law: Law, faulty: Counts, topic: int, fault: str, begin: int) -> float:
@@ -30,62 +35,47 @@ def days_to_tell(law: Law, faulty: Counts, topic: int, fault: str, begin: int) -
     came = faulty.records[begin:, topic][:, list(_ORDER)].astype(np.float64).ravel()
     mean = law.mean[begin:][:, list(_ORDER)].ravel()
     days = np.repeat(np.arange(1, len(faulty.days) - begin + 1), len(_ORDER))
-    steps = np.nan_to_num(_steps(law, fault, came, mean, days), posinf=2 * LEVEL)
-    over = np.flatnonzero(np.maximum.accumulate(np.cumsum(steps)) >= LEVEL)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.clip(np.nan_to_num(_steps(law, fault, came, mean, days), posinf=_MOST), -_MOST, _MOST)
+    over = np.flatnonzero(np.cumsum(steps) >= LEVEL)
     return float(days[over[0]]) if len(over) else inf
 
 
 def _steps(law: Law, fault: str, came: Numbers, mean: Numbers, days: Numbers) -> Numbers:
     """Log likelihood ratios of each half day, the fault against none."""
-    if fault == "stuck":
-        return _of_stuck(law, came, mean)
-    if fault == "silent":
-        return _of_silence(law, mean)
     if fault in ("size", "size creep"):
         by = np.log(2) if fault == "size" else _WEEKLY * days / 7
-        each = law.each**2 / np.maximum(came, 1) + (_OTHER_TEXTS if law.has_other_texts else 0.0)
-        return np.where(came > 0, by**2 / (2 * each), 0.0)
-    if law.is_busy and law.sort in ("follows", "bursts"):
+        each = np.hypot(law.each / np.sqrt(np.maximum(came, 1)), _OTHER_TEXTS if law.has_other_texts else 0.0)
+        return np.where(came > 0, norm.logpdf(by, by, each) - norm.logpdf(by, 0, each), 0.0)
+    if fault == "stuck":
+        return np.full(came.shape, inf) if law.sort not in _LOG_NORMAL else -_usual(law, came, mean)
+    if fault == "silent":
+        return -_usual(law, came, mean)
+    if law.is_exercised and law.sort in _GAMMA:
         return np.zeros(came.shape)  # an exercise campaign does the same to it
-    return _of_doubling(law, came, mean) if fault == "doubled" else _of_creep(law, mean, days)
-
-
-def _of_stuck(law: Law, came: Numbers, mean: Numbers) -> Numbers:
-    if law.sort not in _LOG_NORMAL:
-        return np.full(came.shape, inf)
-    with np.errstate(divide="ignore"):
-        away = np.log(came / np.maximum(mean, 1))
-    steps: Numbers = np.where(mean < 1, inf, away**2 / (2 * law.spread**2))
+    times = 2.0 if fault == "doubled" else np.exp(_WEEKLY * days / 7)
+    steps: Numbers = np.where(mean > 0, _usual(law, came, times * mean) - _usual(law, came, mean), 0.0)
     return steps
 
 
-def _of_silence(law: Law, mean: Numbers) -> Numbers:
-    """How unlikely it is that nothing comes."""
+def _usual(law: Law, came: Numbers, mean: Numbers) -> Numbers:
+    """The log likelihood of what came under the law with that mean; of a density where counts are large, relative to
+    its highest."""
     if law.sort in _LOG_NORMAL:
-        return np.where(mean >= 2, inf, 0.0)
-    if law.sort in _POISSON:
-        return mean
-    steps: Numbers = law.spread * np.log1p(mean / law.spread)
-    return steps
+        away = np.where(mean < 2, np.where(came >= 2, inf, 0.0), np.log(np.maximum(came, 0.1) / mean) / law.spread)
+        relative: Numbers = norm.logpdf(away) - norm.logpdf(0)
+        return relative
+    if law.sort in _GAMMA:
+        found = _by_gamma(law.spread, came, mean)
+        if law.sort == "bursts":
+            parts = [np.log(1 - BURSTS) + found]
+            parts += [np.log(BURSTS * w) + _by_gamma(law.spread, came, mean * np.exp(x)) for x, w in _BURSTS]
+            found = logsumexp(np.stack(parts), axis=0)
+        return np.where(mean > 0, found, np.where(came > 0, -inf, 0.0))
+    of_chance: Numbers = poisson.logpmf(came, mean)
+    return of_chance
 
 
-def _of_doubling(law: Law, came: Numbers, mean: Numbers) -> Numbers:
-    if law.sort in _LOG_NORMAL:
-        return np.where(mean >= 2, np.log(2) ** 2 / (2 * law.spread**2), 0.0)
-    if law.sort in _POISSON:
-        return np.where(mean > 0, came * np.log(2) - mean, 0.0)
-    k = law.spread
-    with np.errstate(invalid="ignore", divide="ignore"):
-        steps = came * np.log(2) - (came + k) * np.log((k + 2 * mean) / (k + mean))
-    found: Numbers = np.where(mean > 0, steps, 0.0)
+def _by_gamma(shape: float, came: Numbers, mean: Numbers) -> Numbers:
+    found: Numbers = nbinom.logpmf(came, shape, shape / (shape + mean))
     return found
-
-
-def _of_creep(law: Law, mean: Numbers, days: Numbers) -> Numbers:
-    by = _WEEKLY * days / 7
-    with np.errstate(divide="ignore"):
-        varied = law.spread**2 if law.sort in _LOG_NORMAL else 1 / mean
-        if law.sort in ("follows", "bursts"):
-            varied = varied + 1 / law.spread
-        steps: Numbers = np.where(mean > 0, by**2 / (2 * varied), 0.0)
-    return steps

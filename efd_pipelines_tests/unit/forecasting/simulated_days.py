@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from efd_pipelines.forecasting.detection import PART_S
-from efd_pipelines.forecasting.half_days import Counts, Numbers
+from efd_pipelines.forecasting.half_days import PART_S, Counts, Numbers
+
+BURSTS, BURST_LOGS = 0.1, (1.5, 1.0)
+"""Share of half days in which what bursts does, and by how much: mean and deviation of the logarithm."""
 
 _YEAR = 365.25
 _RATES_HZ = (0.1, 1.0, 1.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
@@ -24,15 +26,15 @@ class Law:
     """How a topic's counts were drawn: `mean` is what was expected of each half day by who knows the component's state.
 
     `sort` is telemetry, heartbeat, never, rare, regular, follows or bursts; `spread` the deviation of a logarithm
-    (telemetry, heartbeat) or the shape of a gamma law (follows, bursts). `is_busy` where the component has exercise
-    campaigns, in which some topics come several times as often for up to two weeks. `each` is by how much records
-    differ in size; `has_other_texts` where whole days' do.
+    (telemetry, heartbeat) or the shape of a gamma law (follows, bursts). `is_exercised` where the component is of those
+    that have exercise campaigns, in which some topics come several times as often for up to two weeks. `each` is by how
+    much records differ in size; `has_other_texts` where whole days' do.
     """
 
     sort: str
     mean: Numbers
     spread: float
-    is_busy: bool
+    is_exercised: bool
     each: float
     has_other_texts: bool
 
@@ -75,7 +77,7 @@ def simulated_laws(
         records[:, index] = whole
         size, each, others = _size(random, kind, whole)
         sizes[:, index] = whole * size
-        laws.append(Law(sort, mean, spread, bool((busy != 1).any()), each, others))
+        laws.append(Law(sort, mean, spread, bool((active != running).any()), each, others))
     topics = tuple(f"lsst.sal.{name}.{kind}{n}" for n, (name, kind) in enumerate(zip(components, kinds, strict=True)))
     return Counts(topics, tuple(components), tuple(kinds), declared, date, records, sizes), laws
 
@@ -157,7 +159,7 @@ def _sporadic(
     rate = level * active * busy ** (1.0 if kind == "command" else random.uniform(0.3, 1.0))
     count: Numbers = random.poisson(rate * random.gamma(spread, 1 / spread, shape)).astype(float)
     if sort == "bursts":
-        count *= np.where(random.random(shape) < 0.1, np.exp(random.normal(1.5, 1.0, shape)), 1.0)
+        count *= np.where(random.random(shape) < BURSTS, np.exp(random.normal(*BURST_LOGS, shape)), 1.0)
     least: Numbers = np.minimum(count, 5 * PART_S)
     return sort, level * active, spread, least
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -72,13 +73,14 @@ def test_what_was_counted_is_known_when_the_ledger_has_one_row_of_its_week(
 ) -> None:
     sent(archive, 3, 100, 0)
     before = counts(archive, MONDAY, days=1).records
-    whole = LedgerTable.frame
+    whole = LedgerTable.in_parts
 
-    def sealed(ledger: LedgerTable, columns: list[str]) -> pl.DataFrame:
+    def sealed(ledger: LedgerTable, columns: list[str]) -> Iterator[pl.DataFrame]:
         spread = pl.lit(MONDAY_US + 6 * 24 * HOUR_US).cast(pl.Datetime("us", "UTC"))
-        return whole(ledger, columns).with_columns(pl.lit("sealed").alias("commit_kind"), spread.alias("time_max"))
+        for part in whole(ledger, columns):
+            yield part.with_columns(pl.lit("sealed").alias("commit_kind"), spread.alias("time_max"))
 
-    monkeypatch.setattr(LedgerTable, "frame", sealed)
+    monkeypatch.setattr(LedgerTable, "in_parts", sealed)
     assert (counts(archive, MONDAY, days=1).records == before).all()
 
 
