@@ -109,7 +109,8 @@ def estimates_section(found: Sequence[Estimate], most: int = 20) -> Section | No
     for one in found:
         sums[one.component] = sums.get(one.component, 0.0) + one.tb_year
     ordered = sorted(sums.items(), key=lambda one: (-one[1], one[0]))[:most]
-    title = f"{len(found):,} topics have sent nothing yet: {ordered[0][0]} would send most, {_tb(ordered[0][1])} a year"
+    topics = "1 topic has" if len(found) == 1 else f"{len(found):,} topics have"
+    title = f"{topics} sent nothing yet: {ordered[0][0]} would send most, {_tb(ordered[0][1])} a year"
     drawn = [charts.Bar(name, [size * 1e12], f"{_tb(size)} a year") for name, size in ordered]
     svg = charts.bars("estimates", title, drawn, ["estimate"], "Avro bytes a year, if always enabled")
     words = ["From schemas alone: declared types and rates; texts as 12 bytes, whole numbers as 2 (int) and 4 (long)."]

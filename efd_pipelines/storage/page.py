@@ -114,7 +114,7 @@ body{{margin:0 auto;padding:1.5rem;max-width:72rem;background:var(--paper);color
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif}}
 h1{{font-size:1.7rem;line-height:1.2;margin:0 0 .3rem}}
 h2{{font-size:1.2rem;line-height:1.3;margin:2.2rem 0 .6rem}}
-a{{color:var(--link)}} nav ol{{columns:2 22rem;padding-left:1.4rem;font-size:.9rem}}
+a{{color:var(--link)}} nav ol{{columns:2 22rem;column-gap:3.5rem;padding-left:1.8rem;font-size:.9rem}}
 .subtitle,details summary{{color:var(--soft)}}
 .warning{{background:var(--warn);border-left:4px solid var(--c5);padding:.5rem .8rem;margin:.5rem 0}}
 figure{{margin:.4rem 0}} svg.chart{{width:100%;height:auto;display:block}} svg.patterns{{position:absolute}}
@@ -129,6 +129,7 @@ th,td{{padding:.22rem .6rem;border-bottom:1px solid var(--rule);text-align:left;
 body{{padding:0;max-width:none;font-size:10pt}} nav{{display:none}}
 h2{{break-after:avoid}} figure,tr{{break-inside:avoid}} thead{{display:table-header-group}}
 svg,.warning{{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
-details:not([open])>*:not(summary){{display:none}} td,th{{white-space:normal}}
+details:not([open])>*:not(summary){{display:none}} .table{{overflow:visible}} table{{font-size:7.5pt}}
+td,th,th.number,td:first-child{{white-space:normal;overflow-wrap:anywhere;padding:.15rem .3rem}}
 }}
 """

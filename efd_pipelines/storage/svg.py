@@ -155,9 +155,22 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - most // 2 - 1) :]}"
 
 
+_NARROW = 8.0
+
+
 def steps(values: Sequence[float], bottom: Sequence[float], x: Scale, y: Scale) -> str:
-    """An area of bars side by side: value n stands between n and n + 1."""
-    return " ".join(_bars(values, bottom, x, y))
+    """An area of bars side by side: value n stands between n and n + 1. Narrow bars have one outline together."""
+    return " ".join((_bars if x(1) - x(0) >= _NARROW else _outline)(values, bottom, x, y))
+
+
+def _outline(values: Sequence[float], bottom: Sequence[float], x: Scale, y: Scale) -> Iterator[str]:
+    """As `_bars`, without gaps and edges between bars: of ten years' weeks nothing but edges would be seen."""
+    yield f"M{_n(x(0))},{_n(y(bottom[0]))}"
+    for n, (value, base) in enumerate(zip(values, bottom, strict=True)):
+        yield f"V{_n(y(base + value))}H{_n(x(n + 1))}"
+    for n in range(len(bottom) - 1, -1, -1):
+        yield f"V{_n(y(bottom[n]))}H{_n(x(n))}"
+    yield "Z"
 
 
 def _bars(values: Sequence[float], bottom: Sequence[float], x: Scale, y: Scale) -> Iterator[str]:

@@ -28,6 +28,8 @@ CHARTS = {
     "weekly", "stores", "by-telemetry", "by-events", "subsystems", "flows", "movers", "rates", "advice", "tiers",
     "estimates",
 }  # fmt: skip
+PAPER_PX = 688
+"""A4 less its margins."""
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Seen:
     ground: str = ""
     bar: str = ""
     overflow: int = 0
+    cut: int = 0
     pdf: bytes = b""
 
 
@@ -90,6 +93,11 @@ def look(file: Path, chromium: Path, pictures: Path) -> dict[str, Seen]:
             page.screenshot(path=pictures / f"{scheme}.png", full_page=True)
             describe(page, seen)
             seen.pdf = page.pdf(format="A4")
+            page.emulate_media(media="print")
+            page.set_viewport_size({"width": PAPER_PX, "height": 900})
+            seen.cut = page.evaluate(
+                "() => Math.max(...[...document.querySelectorAll('.table')].map(of => of.scrollWidth - of.clientWidth))"
+            )
         window.close()
     return found
 
@@ -133,3 +141,4 @@ def test_it_can_be_printed(seen: dict[str, Seen]) -> None:
     for of in seen.values():
         assert of.pdf.startswith(b"%PDF")
         assert of.pdf.count(b"/Type /Page") > 2
+        assert of.cut <= 0
