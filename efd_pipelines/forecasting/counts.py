@@ -70,7 +70,8 @@ def _counted(archive: Archive, first: date, last: date) -> Iterable[tuple[date, 
     of_weeks: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
     names = ["commit_kind", "rows", "avro_bytes", "time_min", "time_max"]
     sealed: set[tuple[str, str]] = set()
-    for part in archive.ledger.in_parts(names):
+    weeks = {_week(first + timedelta(days=n)) for n in range((last - first).days + 1)}
+    for part in archive.ledger.in_parts(names, weeks=weeks):
         drained, sealed_here = _drained(part, begin_us, end_us)
         sealed |= sealed_here
         for dataset, week, rows, size, low, high in drained.iter_rows():

@@ -75,9 +75,9 @@ def test_what_was_counted_is_known_when_the_ledger_has_one_row_of_its_week(
     before = counts(archive, MONDAY, days=1).records
     whole = LedgerTable.in_parts
 
-    def sealed(ledger: LedgerTable, columns: list[str]) -> Iterator[pl.DataFrame]:
+    def sealed(ledger: LedgerTable, columns: list[str], weeks: set[str]) -> Iterator[pl.DataFrame]:
         spread = pl.lit(MONDAY_US + 6 * 24 * HOUR_US).cast(pl.Datetime("us", "UTC"))
-        for part in whole(ledger, columns):
+        for part in whole(ledger, columns, weeks):
             yield part.with_columns(pl.lit("sealed").alias("commit_kind"), spread.alias("time_max"))
 
     monkeypatch.setattr(LedgerTable, "in_parts", sealed)
