@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 # What is smaller comes from Arrow's pool, which uses it again by itself.
 _LARGE_BYTES = 1 << 24
 _STEP_BYTES = 1 << 20
-_KEPT_BYTES = 1 << 27
+_KEPT_BYTES = 96 * 1024 * 1024
 _LINE_BYTES = 64
 _kept: list[NDArray[np.uint8]] = []
 # Pieces come back whenever the last who refers to them lets go, even while one is looked for.
@@ -38,8 +38,10 @@ def large_buffer(size_bytes: int) -> pa.Buffer:
         return pa.allocate_buffer(size_bytes)
     whole_bytes = -(-size_bytes // _STEP_BYTES) * _STEP_BYTES + _LINE_BYTES
     with _lock:
-        place = next((n for n, piece in enumerate(_kept) if piece.size == whole_bytes), None)
-        piece = np.empty(whole_bytes, np.uint8) if place is None else _kept.pop(place)
+        # By what they are and not by their places, which change when a piece comes back meanwhile.
+        fitting = [piece for piece in _kept if whole_bytes <= piece.size <= 2 * whole_bytes]
+        piece = min(fitting, key=len) if fitting else np.empty(whole_bytes, np.uint8)
+        _kept[:] = [kept for kept in _kept if kept is not piece]
     begin = -piece.ctypes.data % _LINE_BYTES
     lent = piece[begin : begin + size_bytes]
     weakref.finalize(lent, _take_back, piece).atexit = False

@@ -28,6 +28,15 @@ def test_a_large_piece_is_lent_again_when_nothing_refers_to_it() -> None:
     assert large_buffer(LARGE - 1000).address == address
 
 
+def test_the_smallest_piece_that_suffices_is_lent_and_none_of_more_than_twice_the_size() -> None:
+    buffers = {size: large_buffer(size) for size in (60_000_000, 35_000_000)}
+    addresses = {size: buffer.address for size, buffer in buffers.items()}
+    buffers.clear()
+    first, second, third = (large_buffer(size) for size in (30_000_000, 29_000_000, 17_000_000))
+    assert first.address == addresses[35_000_000]
+    assert {second.address, third.address}.isdisjoint(addresses.values())
+
+
 def test_a_piece_is_not_lent_again_while_a_column_lies_in_it() -> None:
     buffer = large_buffer(LARGE)
     np.frombuffer(buffer, np.int32)[:] = 7
