@@ -166,6 +166,9 @@ def test_what_expired_before_it_was_read_comes_from_influxdb_and_nothing_else(
     assert sources == [False] * 800 + [True] * 800 + [False] * 800
     # What is before and after the gap was Kafka's: of it only the edges were asked for.
     assert 0 < result.known < 100
+    audit = verify(archive)
+    assert (audit.missing, audit.problems) == (0, [])
+    assert "800 rows came from history" in next(note.detail for note in audit.notes if note.kind == "gap")
     assert heal(archive, settings, component="ESS", weeks=[LAST_WEEK]).rows == 0
 
 
