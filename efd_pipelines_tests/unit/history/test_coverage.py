@@ -116,6 +116,14 @@ def test_a_hole_in_one_partition_is_missing_though_others_have_rows(archive: Arc
     assert (10.0, 11.0) in [(round(start, 3), round(end, 3)) for start, end in missing(archive)]
 
 
+def test_what_a_partition_had_before_its_first_row_is_missing_though_others_have_rows(archive: Archive) -> None:
+    times = whole_week()
+    put(archive, kafka_rows(times, range(len(times))))
+    late = times > 50 * HOUR_US
+    put(archive, kafka_rows(times[late] + 1, np.arange(len(times))[late], partition=1))
+    assert [(round(start, 1), round(end, 1)) for start, end in missing(archive)] == [(0.0, 50.0)]
+
+
 def test_disorder_across_slices_is_no_hole(archive: Archive) -> None:
     times = whole_week()
     swapped = times.copy()
