@@ -127,9 +127,9 @@ th,td{{padding:.22rem .6rem;border-bottom:1px solid var(--rule);text-align:left;
 @media print{{
 :root{{{_LIGHT}}}
 body{{padding:0;max-width:none;font-size:10pt}} nav{{display:none}}
-h2{{break-after:avoid}} figure,tr{{break-inside:avoid}} thead{{display:table-header-group}}
+h2{{break-after:avoid;break-inside:avoid}} figure,tr{{break-inside:avoid}} thead{{display:table-header-group}}
 svg,.warning{{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 details:not([open])>*:not(summary){{display:none}} .table{{overflow:visible}} table{{font-size:7.5pt}}
-td,th,th.number,td:first-child{{white-space:normal;overflow-wrap:anywhere;padding:.15rem .3rem}}
+td,th,th.number,td:first-child{{white-space:normal;padding:.15rem .3rem}} td{{overflow-wrap:anywhere}}
 }}
 """

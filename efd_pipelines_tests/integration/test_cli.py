@@ -88,6 +88,8 @@ def test_from_the_observatory_to_dask_by_command_line(shell: Shell) -> None:
     tier = shell.json("tiers", "run")
     joined = shell.json("exposures", "run", "lsstcam")
     report = shell.json("report", "storage", "--from", "2026-11-09", "--to", "2026-11-23")
+    growth = shell.json("report", "growth")
+    odd = shell.json("report", "anomalies")
     export = shell.json("export", AZIMUTH, *NIGHT, "--fields", "actualPosition,timestamp", "--out", "azimuth")
 
     assert produced["exposures"] > 0
@@ -106,6 +108,10 @@ def test_from_the_observatory_to_dask_by_command_line(shell: Shell) -> None:
     assert joined["values"] > 0
     assert {row["csc"] for row in report["telemetry"]} >= {"MTM1M3", "MTMount", "ESS"}
     assert all(Path(file).is_file() for file in report["files"])
+    assert growth["rows"][0]["year"] == 2023
+    assert growth["live"]["rows"]
+    assert all(Path(file).is_file() for file in growth["files"])
+    assert odd["anomalies"] == []
     rows_of_azimuth = sum(week["rows"] for week in weeks if week["topic"] == AZIMUTH)
     assert export["rows"] == rows_of_azimuth
     frame = dd.read_parquet(shell.directory / "azimuth" / AZIMUTH, index="time", calculate_divisions=True)
