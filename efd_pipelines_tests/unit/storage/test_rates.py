@@ -101,3 +101,13 @@ def test_long_periods_have_no_hours(archive: Archive) -> None:
     archive.ledger.append([entry("lsst.sal.ESS.pressure", WEEK.key, 10, avro=1000)])
     report = measure(archive, start=Week.parse("2026-08-03"), end=WEEK.next())
     assert rates(archive, report, LATER) is None
+
+
+def test_quantiles_of_very_many_stretches_are_those_of_their_records() -> None:
+    random = np.random.default_rng(5)
+    least = random.exponential(600.0, 30_000)
+    most, records = least + random.exponential(3600.0, 30_000), random.integers(1, 50, 30_000)
+    found = Ages.of(least.tolist(), most.tolist(), records.tolist()).quantiles([0.5, 0.9, 0.99, 1.0])
+    ages = np.repeat(least, records) + random.random(records.sum()) * np.repeat(most - least, records)
+    assert found[:3] == pytest.approx(np.quantile(ages, [0.5, 0.9, 0.99]), rel=0.02)
+    assert found[3] == most.max()
