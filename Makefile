@@ -16,7 +16,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test services services-stop lint faults soak scale bench lock clean
+.PHONY: help install demo dev test services services-stop lint faults soak scale anomalies bench lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ scale: install ## memory and time at full size: drains of 2 GB and of 3,348 topi
 	    efd_pipelines_tests/unit/archive/test_sealing.py \
 	    efd_pipelines_tests/unit/forecasting efd_pipelines_tests/unit/storage/test_years.py \
 	    efd_pipelines_tests/integration/test_stores.py $(PYTEST_ARGS)
+
+anomalies: install ## false alarms in three simulated years, and faults put in: SEED=1 (others than those of make scale)
+	@EFD_TEST_SCALE=1 EFD_TEST_SEED=$(SEED)000 $(PY) -m pytest -s efd_pipelines_tests/unit/forecasting/test_anomalies.py $(PYTEST_ARGS)
 
 bench: install ## every benchmark beside its baselines; writes benchmarks/results.md
 	@$(PY) -m benchmarks
