@@ -3,8 +3,8 @@
 Each chunk of a topic becomes one commit of its dataset: the rows of every week, quarantine, the dead, and the new
 position of each Kafka partition, together or not at all. Where to read on stands in the tables, never in Kafka's
 group offsets and never in Dagster; the ledger only says where a look is worth while.
-What belongs here: what is read, what Kafka says beside records, and what it all came to. One chunk → one commit:
-`writing.py`, side by side for many: `lanes.py`. What is due: `backlog.py`.
+What belongs here: what is read, and what Kafka says beside records. One chunk → one commit:
+`writing.py`, side by side for many: `lanes.py`. What it all came to: `drained.py`. What is due: `backlog.py`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from efd_pipelines.archive.drained import DrainIncomplete, DrainResult, Problem
 from efd_pipelines.archive.encoding import schemas_in
 from efd_pipelines.archive.files import DataFile, EncodedFile
+from efd_pipelines.archive.findings import RESTORE_LOG
 from efd_pipelines.archive.lanes import Lanes
 from efd_pipelines.archive.ledger import RAW, LedgerRow, rows_of
 from efd_pipelines.archive.losses import gap_note
 from efd_pipelines.archive.positions import ENDED, Intake, is_ended, opened_sources, wanted_topics
 from efd_pipelines.archive.schemas import WriterSchemas
-from efd_pipelines.archive.slices import DEAD, QUARANTINE
 from efd_pipelines.archive.tables import commit, open_table
 from efd_pipelines.archive.writing import Prepared, Writer, Written
 from efd_pipelines.avro.decoder import make_ready
@@ -61,56 +61,6 @@ _ChunkLanes = Lanes[_Of, _Encoded, _Stored, tuple[Dataset, Written] | None]
 
 Progress = Callable[[int, int, int], None]
 """Called with records archived so far, records of the backlog, and bytes of Avro so far."""
-
-
-class DrainIncomplete(DataError):
-    """Some topics could not be archived; the others were, and nothing was lost."""
-
-    remedy = "Mend what the message names and run again: reading goes on where it stopped."
-
-    result: DrainResult
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something about one topic that somebody should know."""
-
-    topic: str
-    kind: str
-    detail: str
-    remedy: str
-
-
-@dataclass(slots=True)
-class DrainResult:
-    """What a drain did. `by_component_week` counts rows and bytes; its weeks are also quarantine and dead."""
-
-    records: int = 0
-    rows: int = 0
-    bytes: int = 0
-    avro_bytes: int = 0
-    commits: int = 0
-    dead_letters: int = 0
-    quarantined: int = 0
-    gaps: int = 0
-    seconds: float = 0.0
-    topics: int = 0
-    by_component_week: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-
-    def count(self, dataset: Dataset, written: Written) -> None:
-        self.records += written.records
-        self.commits += 1
-        self.gaps += len(written.commit.note["gaps"])
-        self.avro_bytes += written.avro_bytes
-        for file in written.commit.added:
-            self.rows += file.rows
-            self.bytes += file.size_bytes
-            self.dead_letters += file.rows if file.week == DEAD else 0
-            self.quarantined += file.rows if file.week == QUARANTINE else 0
-            counts = self.by_component_week.setdefault((dataset.component, file.week), {})
-            for name, value in (("rows", file.rows), ("bytes", file.size_bytes), ("files", 1)):
-                counts[name] = counts.get(name, 0) + value
 
 
 def drain(
@@ -204,11 +154,13 @@ class _Drainer:
             versions = list(pool.map(self._open, intakes))
         lagging = []
         for intake, version in zip(intakes, versions, strict=True):
-            if version is not None and version > intake.ledger_version:
+            if version is None and intake.ledger_version >= 0:
+                self._refuse_lost(intake)
+            elif version is not None and version > intake.ledger_version:
                 lagging.append((RAW, intake.dataset))
         if lagging:
             self._archive.ledger.catch_up(lagging)
-        self._look_for_truncation([intake for intake in intakes if intake.beyond_end()])
+        self._look_for_truncation([intake for intake in self._intakes.values() if intake.beyond_end()])
 
     def _open(self, intake: Intake) -> int | None:
         """Takes the positions of one table; its version, None where there is none yet."""
@@ -216,6 +168,12 @@ class _Drainer:
         if len(self._intakes) > _KEPT_OPEN:
             intake.release()
         return None if snapshot is None else snapshot.version
+
+    def _refuse_lost(self, intake: Intake) -> None:
+        """A new table in the place of one whose log is lost would have the old one's files cleaned away."""
+        del self._intakes[intake.topic]
+        detail = f"{intake.relative} has no log, and the ledger has rows of it: no new table is made in its place"
+        self._fail(intake.topic, detail, RESTORE_LOG)
 
     def _look_for_truncation(self, suspects: Sequence[Intake]) -> None:
         """Ends the generation of logs that end before their position, by end offsets asked for after the positions."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from efd_pipelines.archive.archive import Archive
-    from efd_pipelines.archive.drain import DrainResult
+    from efd_pipelines.archive.drained import DrainResult
     from efd_pipelines.archive.status import WeekStatus
     from efd_pipelines.settings import Settings
     from efd_pipelines.times import Week
@@ -59,7 +59,8 @@ def run(
 ) -> None:
     """Read the backlog of Kafka into the archive. It ends at the end offsets found at the start."""
     from efd_pipelines.archive.archive import Archive
-    from efd_pipelines.archive.drain import DrainIncomplete, drain
+    from efd_pipelines.archive.drain import drain
+    from efd_pipelines.archive.drained import DrainIncomplete
     from efd_pipelines.settings import load_settings
 
     settings = load_settings()

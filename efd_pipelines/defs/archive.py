@@ -25,7 +25,7 @@ from efd_pipelines.times import microseconds
 
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
-    from efd_pipelines.archive.drain import DrainResult
+    from efd_pipelines.archive.drained import DrainResult
 
 WEEKS_AT_ONCE = 13
 """Partitions of one run of a backfill: a quarter of a year. Each run costs seconds, each lost run its partitions."""
@@ -179,7 +179,8 @@ def _chosen(context: dg.OpExecutionContext, config: DrainConfig, archive: "Archi
 def _drain(
     context: dg.OpExecutionContext, archive: "Archive", chosen: Mapping[str, Any], *, until_caught_up: bool
 ) -> None:
-    from efd_pipelines.archive.drain import DrainIncomplete, DrainResult, drain
+    from efd_pipelines.archive.drain import drain
+    from efd_pipelines.archive.drained import DrainIncomplete, DrainResult
 
     try:
         result = drain(

@@ -17,7 +17,8 @@ from efd_pipelines.archive import cleaning, store
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import Audit, verify
 from efd_pipelines.archive.dead_letters import replay
-from efd_pipelines.archive.drain import DrainIncomplete, drain
+from efd_pipelines.archive.drain import drain
+from efd_pipelines.archive.drained import DrainIncomplete
 from efd_pipelines.archive.merging import merge
 from efd_pipelines.archive.quarantine import datasets_with_quarantine, release
 from efd_pipelines.archive.reindex import reindex

@@ -19,6 +19,7 @@ import pytest
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.dead_letters import dead_frames
 from efd_pipelines.archive.drain import drain
+from efd_pipelines.archive.drained import DrainIncomplete
 from efd_pipelines.archive.status import status
 from efd_pipelines.errors import KafkaUnavailable, RegistryUnavailable, ServiceUnavailable
 from efd_pipelines.kafka.registry import Registries
@@ -172,6 +173,26 @@ def test_what_a_run_killed_before_the_ledger_committed_is_not_invisible(local_se
     assert [(week.rows, week.lag) for week in status(archive, local_settings)] == [(30, 0)]
     assert drain(archive, local_settings).records == 0
     assert rows_and_records(archive) == (30, 30)
+
+
+@pytest.mark.timeout(300)
+def test_a_table_whose_log_is_lost_gets_no_new_one_in_its_place(local_settings: Settings, tmp_path: Path) -> None:
+    """Cleaning would take the old one's files for leftovers."""
+    topic, other = builtin_topic("MTMount.azimuth"), builtin_topic("MTMount.elevation")
+    produce(local_settings, topic, 30)
+    archive = Archive(local_settings)
+    drain(archive, local_settings)
+    log = Path(archive.store.path(archive.relative(Dataset.parse(topic.name)))) / "_delta_log"
+    log.rename(tmp_path / "copy")
+    produce(local_settings, topic, 20)
+    produce(local_settings, other, 10)
+    with pytest.raises(DrainIncomplete, match="raw/MTMount/azimuth has no log") as refused:
+        drain(archive, local_settings, until_caught_up=True)
+    assert not log.exists()
+    assert refused.value.result.records == 10
+    (tmp_path / "copy").rename(log)
+    drain(archive, local_settings)
+    assert rows_and_records(archive) == (60, 60)
 
 
 @pytest.mark.timeout(120)
