@@ -38,16 +38,18 @@ def states_expect(counts: Counts, records: Numbers, running: Numbers, lag: int =
         members = group[telemetry[group]]
         if len(members) < _LEAST:
             continue
+        # Small deviations from levels that are old are summed up: none is let pass.
+        deviations = 0.0 if lag else _DEVIATIONS
         for begin in range(0, len(records), _FITTED_DAYS):
             past = slice(max(0, begin - lag - MEMORY_DAYS), max(0, begin - lag))
             now, days = slice(begin, begin + _FITTED_DAYS), past.stop - past.start
             if days >= 2 * LEAST_DAYS:
                 some, ran = (np.concatenate([of[past, members], of[now, members]]) for of in (records, running))
-                expected[now, members] = _by_state(some.astype(np.float64), ran, days)[days:]
+                expected[now, members] = _by_state(some.astype(np.float64), ran, days, deviations)[days:]
     return expected
 
 
-def _by_state(records: Numbers, ran: Numbers, days: int) -> Numbers:
+def _by_state(records: Numbers, ran: Numbers, days: int, deviations: float) -> Numbers:
     """By a fit to the first `days`, of those on which the component ran all the time, as far as is known. What is off
     by no more than some of the fit's deviations is as expected."""
     up = np.where(np.isfinite(ran), np.abs(ran - 1) < _WHOLE, np.any(records > 0, axis=1, keepdims=True))
@@ -64,7 +66,7 @@ def _by_state(records: Numbers, ran: Numbers, days: int) -> Numbers:
         standby = y_mean - more * a_mean
         expected = np.maximum(standby * ran + more * enabled, 0.0)
         away = np.where(known, y - expected[:days], 0.0)
-        resolved = _DEVIATIONS * np.sqrt((away**2).sum(axis=0) / count)
+        resolved = deviations * np.sqrt((away**2).sum(axis=0) / count)
     expected = np.where(np.abs(records - expected) < resolved, records, expected)
     # Steady topics that send more than they ever did say nothing of how long the component ran.
     found: Numbers = np.where((count >= LEAST_DAYS) & (varied > _VARIED) & (ran < _MOST), expected, np.nan)
