@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic, PartitionMetadata
 
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.audit import gaps, verify
@@ -55,11 +55,17 @@ class Cluster:
         admin.create_topics([new])[topic].result(30)
         self.wait(lambda: self.leader(topic) == replicas[0] and self.in_sync(topic) == set(replicas))
 
-    def leader(self, topic: str) -> int:
-        return int(self.admin.list_topics(topic, timeout=10).topics[topic].partitions[0].leader)
+    def leader(self, topic: str) -> int | None:
+        """None while the broker that is asked has not heard of the topic: it may have started a moment ago."""
+        partition = self._partition(topic)
+        return None if partition is None else int(partition.leader)
 
     def in_sync(self, topic: str) -> set[int]:
-        return set(self.admin.list_topics(topic, timeout=10).topics[topic].partitions[0].isrs)
+        partition = self._partition(topic)
+        return set() if partition is None else set(partition.isrs)
+
+    def _partition(self, topic: str) -> PartitionMetadata | None:
+        return self.admin.list_topics(topic, timeout=10).topics[topic].partitions.get(0)
 
     def wait(self, until: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 150
