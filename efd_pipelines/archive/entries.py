@@ -290,3 +290,12 @@ def _latest(*times: Any) -> int | None:
 
 def _whole(value: Any) -> int | None:
     return None if value is None else int(value)
+
+
+def add_up(sums: dict[tuple[str, str], list[int]], place: tuple[str, str], *figures: int) -> None:
+    """Adds figures to those of a place (week, slice); a place whose figures all come to nothing is no longer there."""
+    of = sums.setdefault(place, [0] * len(figures))
+    for n, figure in enumerate(figures):
+        of[n] += figure
+    if not any(of):
+        del sums[place]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from efd_pipelines.archive.delta_log import Commit, DamagedTable, read_log
+from efd_pipelines.archive.entries import add_up
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.findings import REINDEX, RESTORE_LOG, Audit
 from efd_pipelines.archive.ledger import RAW, hash_of_path, rows_of
@@ -46,12 +47,12 @@ class LedgerAudit:
         whole = self._collapsed
         table: dict[tuple[str, str], list[int]] = {}
         for file in files:
-            _add(table, (file.week, "" if file.week in whole else file.slice), file.rows, file.size_bytes, 1)
+            add_up(table, (file.week, "" if file.week in whole else file.slice), file.rows, file.size_bytes, 1)
         ledger: dict[tuple[str, str], list[int]] = {}
         for row in self.entries:
             if row["week"] and self._week in (None, row["week"]):
                 place = row["week"], "" if row["week"] in whole else row["slice"]
-                _add(ledger, place, row["rows"], row["bytes"], row["files"])
+                add_up(ledger, place, row["rows"], row["bytes"], row["files"])
         for week, key in sorted(set(table) | set(ledger)):
             there, said = table.get((week, key), [0, 0, 0]), ledger.get((week, key), [0, 0, 0])
             if there != said:
@@ -151,14 +152,6 @@ class LedgerAudit:
         for week, key in should:
             detail = f"version {made.version}: the log has slice {key or '-'}, the ledger has not"
             self._found(week, "ledger", detail, REINDEX)
-
-
-def _add(sums: dict[tuple[str, str], list[int]], key: tuple[str, str], *values: int) -> None:
-    of = sums.setdefault(key, [0] * len(values))
-    for n, value in enumerate(values):
-        of[n] += value
-    if not any(of):
-        del sums[key]
 
 
 def _agree(entered: Any, expected: Any) -> bool:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from efd_pipelines.archive.collapse import Row, as_rows, collapsed, proof
 from efd_pipelines.archive.delta_log import Commit, DamagedTable, log_versions, read_log
+from efd_pipelines.archive.entries import add_up
 from efd_pipelines.archive.expiry import KIND as EXPIRE
 from efd_pipelines.archive.expiry import is_expired, read_mark
 from efd_pipelines.archive.findings import RESTORE_LOG
@@ -215,11 +216,11 @@ def _with_earlier(
 
     held: dict[tuple[str, str], list[int]] = {}
     for file in snapshot.files():
-        _add(held, unit(file.week, file.slice), file.rows, file.size_bytes, 1)
+        add_up(held, unit(file.week, file.slice), file.rows, file.size_bytes, 1)
     said: dict[tuple[str, str], list[int]] = {}
     for row in whole:
         if row["week"]:
-            _add(said, unit(row["week"], row["slice"]), row["rows"], row["bytes"], row["files"])
+            add_up(said, unit(row["week"], row["slice"]), row["rows"], row["bytes"], row["files"])
     if held == said or not (earlier or commits):
         return whole
     return [*_base(table, dataset, snapshot, commits, earlier), *rows]
@@ -280,11 +281,11 @@ def _base(
     left: dict[tuple[str, str], list[int]] = {}
     files = snapshot.files()
     for file in files:
-        _add(left, (file.week, file.slice), file.rows, file.size_bytes, 1)
+        add_up(left, (file.week, file.slice), file.rows, file.size_bytes, 1)
     for made in commits:
         for sign, of in ((-1, made.added), (1, made.removed)):
             for file in of:
-                _add(left, (file.week, file.slice), sign * file.rows, sign * file.size_bytes, sign)
+                add_up(left, (file.week, file.slice), sign * file.rows, sign * file.size_bytes, sign)
     whole = sum(of[0] for of in left.values())
     first = commits[0]
     found: list[Row] = []
@@ -321,11 +322,3 @@ def _positions(snapshot: TableSnapshot, earlier: Sequence[Mapping[str, Any]]) ->
     partitions = {partition for row in earlier for partition in json.loads(row["positions"])}
     reached = {partition: snapshot.transaction_version(f"kafka:{partition}") for partition in partitions}
     return {partition: position for partition, position in reached.items() if position is not None}
-
-
-def _add(sums: dict[tuple[str, str], list[int]], key: tuple[str, str], *values: int) -> None:
-    of = sums.setdefault(key, [0] * len(values))
-    for n, value in enumerate(values):
-        of[n] += value
-    if not any(of):
-        del sums[key]
