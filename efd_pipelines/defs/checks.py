@@ -5,6 +5,7 @@ deep audit, which reads every file, is `efd archive verify --deep`.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -125,12 +126,16 @@ def last_night(waiting: list["Backlog"], now: datetime) -> dg.AssetCheckResult:
     """A topic's night is archived when nothing waits, or when it was read after the night had ended."""
     ended = day_obs_interval(day_obs_of(now - GRACE))[0]
     late = [one for one in waiting if one.last_at is None or one.last_at < ended]
-    description = f"The night that ended at {ended:%Y-%m-%d %H:%M} UTC is archived"
+    description = f"The night that ended at {ended:%Y-%m-%d %H:%M} UTC is archived."
     if late:
-        description += f", save {counted(len(late), 'topic')}, {late[0].topic} first"
-        description += ". Is the sensor `drain` on, and do its runs succeed?"
+        most = max(late, key=lambda one: one.records)
+        description = (
+            f"The night that ended at {ended:%Y-%m-%d %H:%M} UTC is not archived of {counted(len(late), 'topic')}. "
+            f"Most waits of {most.topic}: {counted(most.records, 'record')}, read last: {_read_last(most)}. "
+            "Is the sensor `drain` on, and do its runs succeed?"
+        )
     rows = [
-        {"topic": one.topic, "records": one.records, "read_last": one.last_at or "never", "class": one.freshness}
+        {"topic": one.topic, "records": one.records, "read_last": _read_last(one), "class": one.freshness}
         for one in late[:_ROWS_SHOWN]
     ]
     columns = {"topic": "string", "records": "int", "read_last": "string", "class": "string"}
@@ -146,6 +151,10 @@ def last_night(waiting: list["Backlog"], now: datetime) -> dg.AssetCheckResult:
     )
 
 
+def _read_last(waiting: "Backlog") -> str:
+    return "never" if waiting.last_at is None else f"{waiting.last_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
 def no_gaps(found: list[dict[str, Any]], now: datetime) -> dg.AssetCheckResult:
     from efd_pipelines.archive.losses import missing_records
 
@@ -159,7 +168,7 @@ def no_gaps(found: list[dict[str, Any]], now: datetime) -> dg.AssetCheckResult:
         "reason": "string",
         "noticed": "string",
     }
-    rows = [{"kind": "expired", **gap} for gap in recent[:_ROWS_SHOWN]]
+    rows = [{"kind": "expired", **gap, "noticed": gap["noticed"][:16]} for gap in recent[:_ROWS_SHOWN]]
     return dg.AssetCheckResult(
         check_name="no_gaps",
         passed=not recent,
@@ -196,13 +205,23 @@ def no_dead_letters(archive: "Archive", now: datetime) -> dg.AssetCheckResult:
         passed=not count,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"{_of_topics(count, 'frame', found)} could not be decoded."
-        + (" `efd archive dead-letters` says why; once that is mended, replay them." if count else ""),
+        + _most_often(reasons)
+        + (
+            " `efd archive dead-letters` says all; once that is mended, the job `replay_dead_letters`." if count else ""
+        ),
         metadata={
             "dead_letters": count,
             "which": table(found[:_ROWS_SHOWN], {"topic": "string", "rows": "int"}),
             "reasons": table(reasons[:_ROWS_SHOWN], {"topic": "string", "reason": "string", "count": "int"}),
         },
     )
+
+
+def _most_often(reasons: "Sequence[dict[str, Any]]") -> str:
+    if not reasons:
+        return ""
+    most = max(reasons, key=lambda one: int(one["count"]))
+    return f" Most often, {most['count']:,} of {most['topic']}: {most['reason']}."
 
 
 def no_clock_errors(archive: "Archive", now: datetime) -> dg.AssetCheckResult:
@@ -212,8 +231,13 @@ def no_clock_errors(archive: "Archive", now: datetime) -> dg.AssetCheckResult:
         check_name="no_clock_errors",
         passed=not count,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{_of_topics(count, 'record', found)} had a time that cannot be."
-        + (" `efd archive quarantine` says whose, `efd archive release` brings them home." if count else ""),
+        description=f"{_of_topics(count, 'record', found)} had a time that cannot be"
+        + (
+            f", the most of {found[0]['topic']}. `efd archive quarantine` says by how much, `efd archive release` "
+            "brings them home."
+            if found
+            else "."
+        ),
         metadata={
             "quarantined": count,
             "which": table(found[:_ROWS_SHOWN], {"topic": "string", "rows": "int"}),
@@ -238,31 +262,43 @@ def _set_aside(archive: "Archive", week: str, now: datetime) -> list[dict[str, A
     return found
 
 
-def _first_problem(problems: "Sequence[Finding]") -> str:
+def _in_words(problems: "Sequence[Finding]") -> str:
+    """How many problems there are of each kind, and the first of them."""
     if not problems:
         return ""
+    kinds = Counter(problem.kind for problem in problems)
+    all_of = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
     first = problems[0]
     where = ", week ".join(part for part in (first.topic, first.week) if part)
-    more = f" {counted(len(problems) - 1, 'problem')} more." if len(problems) > 1 else ""
-    return f" {first.kind}: {f'{where}: ' if where else ''}{first.detail}. {first.remedy}{more}"
+    which = f"{first.kind}: {f'{where}: ' if where else ''}{first.detail}. {first.remedy}"
+    return f" {counted(len(problems), 'problem')}: {all_of}. The first is {which}"
 
 
 def every_record_once(audit: "Audit") -> dg.AssetCheckResult:
     wrong = [problem for problem in audit.problems if problem.kind != "gap"]
-    columns = {"topic": "string", "week": "string", "kind": "string", "detail": "string", "remedy": "string"}
-    rows = [{name: getattr(problem, name) for name in columns} for problem in wrong[:_ROWS_SHOWN]]
     return dg.AssetCheckResult(
         check_name="every_record_once",
         passed=not wrong,
         description=f"{counted(audit.records, 'record')} of {counted(audit.topics, 'topic')} were read, "
-        f"{counted(audit.rows, 'row')} are kept." + _first_problem(wrong),
+        f"{counted(audit.rows, 'row')} are kept." + _in_words(wrong),
         metadata={
             "records": audit.records,
             "rows": audit.rows,
             "topics": audit.topics,
-            "notes": table(
-                [{name: getattr(note, name) for name in columns} for note in audit.notes[:_ROWS_SHOWN]], columns
-            ),
-            "problems": table(rows, columns),
+            "problems": _findings(wrong),
+            "what_to_do": _remedies(wrong),
+            "notes": _findings(audit.notes),
         },
     )
+
+
+def _findings(findings: "Sequence[Finding]") -> dg.MetadataValue:
+    """Without what to do: beside it a column is a word wide, and a line as high as the window."""
+    columns = {"topic": "string", "week": "string", "kind": "string", "detail": "string"}
+    return table([{name: getattr(one, name) for name in columns} for one in findings[:_ROWS_SHOWN]], columns)
+
+
+def _remedies(findings: "Sequence[Finding]") -> dg.MetadataValue:
+    found = dict.fromkeys((one.kind, one.remedy) for one in findings)
+    rows = [{"kind": kind, "remedy": remedy} for kind, remedy in found]
+    return table(rows[:_ROWS_SHOWN], {"kind": "string", "remedy": "string"})

@@ -85,12 +85,18 @@ def stores_have_room(context: dg.AssetCheckExecutionContext, deployment: Deploym
 
 def has_room(stores: "list[StoreRoom]", warn_months: float) -> dg.AssetCheckResult:
     """Whether no store may be full before so many months have passed."""
-    from efd_pipelines.forecasting.render import months
+    from efd_pipelines.forecasting.render import months, size
 
     soon = [one for one in stores if one.warns(warn_months)]
     unknown = [one.store for one in stores if one.capacity_tb is None]
-    text = "; ".join(f"{one.store} may be full in {months(one.months_at_least)}" for one in soon)
-    if not soon:
+    text = " ".join(
+        f"{one.store} may be full in {months(one.months_at_least)}: it has {size(one.used_tb)} of "
+        f"{size(one.capacity_tb or 0.0)}, and {size(one.tb_per_year)} a year come."
+        for one in soon
+    )
+    if soon:
+        text += " `efd report growth` says of what; `--reduce` and `--retention` say what would help."
+    else:
         text = f"No store is full within {warn_months:g} months."
     if unknown:
         text += f" Nobody gave a capacity of {', '.join(unknown)} (growth.stores)."
@@ -130,7 +136,8 @@ def shown(report: "GrowthReport") -> Metadata:
 
 
 def _as_row(store: "StoreRoom") -> dict[str, Any]:
-    return {name: getattr(store, name) for name in _STORE}
+    facts = {name: getattr(store, name) for name in _STORE}
+    return {name: round(fact, 6) if isinstance(fact, float) else fact for name, fact in facts.items()}
 
 
 weekly_growth = dg.define_asset_job(

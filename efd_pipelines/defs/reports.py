@@ -92,7 +92,7 @@ def answered(missing: Sequence[str]) -> dg.AssetCheckResult:
         check_name=ANSWERED,
         passed=not missing,
         severity=dg.AssetCheckSeverity.WARN,
-        description="; ".join(missing) or "Every store was asked and answered.",
+        description=" ".join(missing) or "Every store was asked and answered.",
         metadata={"missing": len(missing)},
     )
 
@@ -145,7 +145,7 @@ def _shown(report: "StorageReport") -> Metadata:
 
     changed = changes(report.gathered)
     drawn = picture_address(picture(report, dpi=_DPI))
-    charts = [(title, drawing_address(svg)) for title, svg in drawings(report)]
+    charts = {key: drawing_address(svg) for key, svg in drawings(report).items()}
     return {
         "report": dg.MetadataValue.md(markdown(report, picture=drawn, charts=charts)),
         "total_mb": report.total_mb,
@@ -169,7 +169,8 @@ def _of_details(report: "StorageReport") -> Metadata:
     """Rates, and what the largest change would save, as numbers that the UI plots over weeks."""
     found: Metadata = {}
     if report.details is not None and report.details.rates is not None:
-        found |= {"mean_mb_s": report.details.rates.mean_mb_s, "peak_hour_mb_s": report.details.rates.peak_mb_s}
+        rates = report.details.rates
+        found |= {"mean_mb_s": round(rates.mean_mb_s, 6), "peak_hour_mb_s": round(rates.peak_mb_s, 6)}
     if report.details is not None and report.details.advice is not None and report.details.advice.changes:
-        found["largest_saving_tb_year"] = report.details.advice.changes[0].tb_year
+        found["largest_saving_tb_year"] = round(report.details.advice.changes[0].tb_year, 6)
     return found

@@ -107,6 +107,8 @@ def anomaly_report(archive: Archive, day: date | None = None) -> AnomalyReport:
 def judged(counted: Counts) -> AnomalyReport:
     """What was flagged on the last of the days."""
     last = len(counted.days) - 1
+    if not counted.records.shape[1]:
+        return AnomalyReport(str(counted.days[last]), 0, 0, (), (), (), (), ("The archive has no topic yet.",))
     found = detect(counted)
     alone = [one for one in found if one.together < TOGETHER]
     known = int(counted.records.any(axis=(1, 2)).sum())

@@ -155,9 +155,8 @@ def _mean_alone(weekly: Floats, steps: int) -> Forecast:
     mean = float(weekly.mean()) * WEEKS if len(weekly) else 0.0
     level = np.full(steps, mean)
     year = mean * SEASON
-    note = (
-        f"{len(weekly)} weeks are too few for a trend: their mean is carried on, within a factor of two by convention."
-    )
+    few = "A week is" if len(weekly) == 1 else f"{len(weekly)} weeks are"
+    note = f"{few} too few for a trend: the mean is carried on, within a factor of two by convention."
     return Forecast("mean", note, level, level / 2, level * 2, year, year / 2, year * 2, len(weekly) // WEEKS)
 
 

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from efd_pipelines.archive.findings import counted
 from efd_pipelines.forecasting.forecast import WEEKS
 from efd_pipelines.forecasting.growth import GrowthRow
 from efd_pipelines.forecasting.series import TB
 from efd_pipelines.forecasting.smoothing import Floats
 from efd_pipelines.forecasting.what_if import assumptions_of
+from efd_pipelines.storage.text import table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +99,7 @@ def _rows_table(rows: Sequence[GrowthRow]) -> str:
         ]
         for row in rows
     ]
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _assumptions(report: GrowthReport) -> str:
@@ -108,16 +110,18 @@ def _assumptions(report: GrowthReport) -> str:
         lines.append([f"from {one.from_year}", f"{what} ({one.why})"])
     shares = {kind: sum(of.values()) for kind, of in report.assumptions.published_mb.items()}
     lines += [[f"published sizes, {kind}", f"{whole:,.0f} MB"] for kind, whole in shares.items()]
-    return _table(["assumption", "value"], lines)
+    return table(["assumption", "value"], lines, left=["value"])
 
 
 def _databases(databases: Sequence[Database], below_tb: float) -> str:
-    lines = [
-        [one.name, one.subsystem, f"{one.first_year}–{one.last_year}", size(one.size_tb)]
-        for one in databases[:_DATABASES_SHOWN]
-    ]
+    lines = [[one.name, one.subsystem, _years(one), size(one.size_tb)] for one in databases[:_DATABASES_SHOWN]]
     text = f"Each below {below_tb:g} TB, before replication.\n\n"
-    return text + _table(["database", "subsystem", "years", "size"], lines)
+    return text + table(["database", "subsystem", "years", "size"], lines, left=["subsystem", "years"])
+
+
+def _years(database: Database) -> str:
+    one, other = database.first_year, database.last_year
+    return str(one) if one == other else f"{one}–{other}"
 
 
 def _live(live: LiveGrowth) -> str:
@@ -146,19 +150,16 @@ def _stores(stores: Sequence[StoreRoom]) -> str:
         ]
         for one in stores
     ]
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def months(count: float | None) -> str:
     """A time to full in words."""
     if count is None:
         return "–"
-    return f"{count:.0f} months" if count < 60 else f"{count / 12:,.0f} years"
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in head[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+    if count < 1:
+        return "less than a month"
+    return counted(round(count), "month") if count < 60 else f"{count / 12:,.0f} years"
 
 
 def picture(report: GrowthReport, dpi: int = 130) -> bytes:

@@ -215,7 +215,10 @@ def _week_axis(drawing: Drawing, weeks: Sequence[str], x: Scale, foot: float) ->
 def _lines(drawing: Drawing, lines: Mapping[str, Sequence[float]], x: Scale, y: Scale) -> None:
     ends = []
     for n, (line, values) in enumerate(lines.items()):
-        points = [(x(k + 0.5), y(value)) for k, value in enumerate(values) if value == value]
+        known = [(k, value) for k, value in enumerate(values) if value == value]
+        points = [(x(k + 0.5), y(value)) for k, value in known]
+        if len(known) == 1:  # a point would not be seen: as wide as its column
+            points = [(x(known[0][0] + end), y(known[0][1])) for end in (0, 1)]
         if points:
             d = "M" + "L".join(f"{px:.1f},{py:.1f}" for px, py in points)
             drawing.path(d, f"line line-{n}", None, line)

@@ -99,12 +99,12 @@ class Rates:
 
 
 def rates(archive: Archive, report: StorageReport, now: datetime | None = None, most: int = TOPICS) -> Rates | None:
-    """The rates of a report's period; None where it has no week that has begun, or more than five.
+    """The rates of a report's period; None where nothing came, where no week has begun, and of more than five weeks.
 
     Raises:
         StoreUnavailable: the archive cannot be read.
     """
-    if not report.weeks or len(report.weeks) > MOST_WEEKS:
+    if not report.weeks or len(report.weeks) > MOST_WEEKS or not (report.topics["messages"] > 0).any():
         return None
     start_us = report.weeks[0].start_us
     end_us = min(report.weeks[-1].end_us, microseconds(now or datetime.now(UTC)))

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from efd_pipelines.storage.sizes import Measure
 from efd_pipelines.storage.stores import as_parquet
+from efd_pipelines.storage.text import section_text, table
 from efd_pipelines.storage.throughput import SECTIONS, StorageReport
 from efd_pipelines.storage.weekly import SNAPSHOTS
 from efd_pipelines.times import Week
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 TABLE, TEXT, PICTURE, PAGE = "throughput.parquet", "throughput.md", "throughput.png", "throughput.html"
 TOPICS_SHOWN = 50
 DRAWN = ("weekly", "flows", "movers", "rates", "tiers")
+_TABLES = ("by-", "topics-")
+"""The page's tables that the text has as tables of its own."""
+
 LOCAL = ZoneInfo("America/Santiago")
-_PLAIN = str.maketrans("[]", "()")
 
 
 def documents(report: StorageReport, more: Sequence[Section] = ()) -> dict[str, bytes]:
@@ -54,17 +57,19 @@ def html(report: StorageReport, more: Sequence[Section] = ()) -> str:
     return page(title, notes.strip(), report.missing, [*sections(report), *more])
 
 
-def drawings(report: StorageReport) -> list[tuple[str, str]]:
-    """What the page's main charts show, in a sentence, and each as an SVG file; beside the picture of components."""
+def drawings(report: StorageReport) -> dict[str, str]:
+    """The page's main charts by their sections' keys, each as an SVG file; beside the picture of components."""
     from efd_pipelines.storage.page import drawing
     from efd_pipelines.storage.sections import sections
 
-    return [(one.title, drawing(one.svg)) for one in sections(report) if one.key in DRAWN]
+    return {one.key: drawing(one.svg) for one in sections(report) if one.key in DRAWN and one.svg}
 
 
-def markdown(report: StorageReport, picture: str = PICTURE, charts: Sequence[tuple[str, str]] = ()) -> str:
-    """The report for people; `picture` is where its chart is (a path, or a data address), `charts` are others by what
-    they show."""
+def markdown(report: StorageReport, picture: str = PICTURE, charts: Mapping[str, str] | None = None) -> str:
+    """The report for people; `picture` is where its chart is (a path, or a data address), `charts` are those of
+    sections, by their keys."""
+    from efd_pipelines.storage.sections import sections
+
     parts = [
         f"# What the EFD's data takes: {period(report.weeks)}",
         _bounds(report),
@@ -74,9 +79,9 @@ def markdown(report: StorageReport, picture: str = PICTURE, charts: Sequence[tup
         *(f"> **Missing:** {line}" for line in report.missing),
         *(f"> {line}" for line in report.notes),
         f"![Share of each component]({picture})" if picture else "",
-        *(f"![{title.translate(_PLAIN)}]({address})" for title, address in charts),
         _totals(report),
         *(_section(report, name) for name in SECTIONS if len(report.section(name))),
+        *(section_text(one, charts or {}, PAGE) for one in sections(report) if not one.key.startswith(_TABLES)),
         _topics(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -116,7 +121,7 @@ def _totals(report: StorageReport) -> str:
         if len(rows):
             lines.append(_total_line(report, name, rows, report.topics[report.topics["kind"] == kind.value]))
     lines.append(_total_line(report, "**total**", components, report.topics))
-    return "## All of it\n\n" + _table(["section", "topics", *_head(report), *_compression(report)], lines)
+    return "## All of it\n\n" + table(["section", "topics", *_head(report), *_compression(report)], lines)
 
 
 def _total_line(report: StorageReport, name: str, rows: pd.DataFrame, topics: pd.DataFrame) -> list[str]:
@@ -158,7 +163,7 @@ def _compression(report: StorageReport) -> list[str]:
 
 def _section(report: StorageReport, name: str) -> str:
     lines = _lines(report, report.section(name), "csc")
-    return f"## {name.capitalize()} by component\n\n" + _table(["component", *_head(report)], lines)
+    return f"## {name.capitalize()} by component\n\n" + table(["component", *_head(report)], lines)
 
 
 def _topics(report: StorageReport) -> str:
@@ -167,7 +172,7 @@ def _topics(report: StorageReport) -> str:
     shown = report.topics.head(TOPICS_SHOWN)
     rest = len(report.topics) - len(shown)
     more = f"\n\n{rest:,} more topics are in `{TABLE}`." if rest else ""
-    return "## Largest topics\n\n" + _table(["topic", *_head(report)], _lines(report, shown, "topic")) + more
+    return "## Largest topics\n\n" + table(["topic", *_head(report)], _lines(report, shown, "topic")) + more
 
 
 def _lines(report: StorageReport, rows: pd.DataFrame, name: str) -> list[list[str]]:
@@ -184,9 +189,3 @@ def _figure(column: str, value: float) -> str:
     if column == "percent":
         return f"{value:.2f} %"
     return megabytes(value) if column.endswith("_mb") else f"{int(value):,}"
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    rule = ["---", *("---:" for _ in head[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])

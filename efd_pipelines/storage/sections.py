@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from efd_pipelines.archive.findings import counted
 from efd_pipelines.storage import charts
 from efd_pipelines.storage.changes import Change, changes
 from efd_pipelines.storage.page import Section
@@ -18,6 +19,7 @@ from efd_pipelines.storage.stores import INFLUXDB_TOPICS
 from efd_pipelines.storage.svg import bytes_text
 from efd_pipelines.storage.throughput import SECTIONS, StorageReport
 from efd_pipelines.storage.tidy import ARCHIVE, INFLUXDB, KAFKA, POSTGRESQL, RECEIVED, TIER
+from efd_pipelines.times import this_week
 
 if TYPE_CHECKING:
     from efd_pipelines.storage.annotations import Annotation
@@ -55,9 +57,10 @@ def weekly(report: StorageReport) -> Section | None:
     sums = [sum(values) for values in zip(*parts.values(), strict=True)]
     largest = max(range(len(weeks)), key=sums.__getitem__)
     mean = bytes_text(sum(sums) / len(sums))
-    title = (
-        f"{mean} a week on average since {weeks[0]}; most in the week of {weeks[largest]}: {bytes_text(sums[largest])}"
-    )
+    title = f"{mean} came in the week of {weeks[0]}, the only one"
+    if len(weeks) > 1:
+        most = f"most in the week of {weeks[largest]}: {bytes_text(sums[largest])}"
+        title = f"{mean} a week on average since {weeks[0]}; {most}"
     shown = _among(report.annotations, weeks)
     svg = charts.weekly_series("weekly", title, weeks, parts, lines, shown)
     words = [
@@ -65,6 +68,8 @@ def weekly(report: StorageReport) -> Section | None:
         + (", and of InfluxDB's shards" if "InfluxDB" in lines else "")
         + ", each in its own encoding."
     ]
+    if weeks[-1] == this_week().key:
+        words.append(f"The week of {weeks[-1]} is running: its column and its lines are not whole.")
     words += [f"{n}: {_when(one)} {one.text}" for n, (_, one) in enumerate(shown, start=1)]
     rows = [[week, bytes_text(total), *(bytes_text(parts[kind][n]) for kind in KINDS)] for week, n, total in zip(
         weeks, range(len(weeks)), sums, strict=True)]  # fmt: skip
@@ -80,6 +85,8 @@ def by_component(report: StorageReport, name: str) -> Section | None:
     first = rows.iloc[0]
     title = (
         f"{first['csc']} sends {first['percent']:.0f} % of the {name}: {_mb(first['size_mb'])} of {bytes_text(total)}"
+        if len(rows) > 1
+        else f"{first['csc']} alone sends {name}: {bytes_text(total)}"
     )
     drawn = [
         charts.Bar(row["csc"], [row["size_mb"] * MB], f"{_mb(row['size_mb'])} ({row['percent']:.2f} %)")
@@ -126,7 +133,7 @@ def flows(report: StorageReport) -> Section | None:
     ordered = sorted(sums.items(), key=lambda one: (order.get(one[0][0], len(order)), -one[1]))
     found = [(*key, size) for key, size in ordered]
     top, share = largest.index[0], 100 * largest.iloc[0] / largest.sum()
-    title = f"Where the bytes come from: {share:.0f} % from {top}, {len(topics):,} topics in all"
+    title = f"Where the bytes come from: {share:.0f} % from {top}, {counted(len(topics), 'topic')} in all"
     return Section("flows", title, charts.sankey("flows", title, found, list(SECTIONS)), ("From component to topic.",))
 
 
@@ -138,7 +145,7 @@ def movers(report: StorageReport) -> Section | None:
     moved = sorted([*of.movers, *of.new, *of.back, *of.vanished], key=lambda one: -abs(one.change_bytes))[:_MOVERS]
     moved = [one for one in moved if one.change_bytes]
     if not moved:
-        return Section("movers", "Nothing changed against the period before")
+        return Section("movers", "Nothing changed against the period before") if len(report.topics) else None
     first = moved[0]
     title = f"{_bare(first.topic)} changed most against the period before: {_change_text(first)}"
     svg = charts.movers("movers", title, [(_bare(one.topic), one.change_bytes, _change_text(one)) for one in moved])
@@ -157,6 +164,8 @@ def came_and_went(report: StorageReport) -> Section | None:
         return None
     of = changes(report.gathered)
     groups = (("new", of.new), ("came back", of.back), ("vanished", of.vanished))
+    if not len(report.topics) and not of.vanished:
+        return None
     cells = [
         [
             what,
@@ -169,7 +178,8 @@ def came_and_went(report: StorageReport) -> Section | None:
     ]
     counts = ", ".join(f"{len(found)} {what}" for what, found in groups)
     title = f"Topics against the period before: {counts}"
-    return Section("new", title, "", (), ["what", "topic", "bytes", "records"], cells, texts=("topic",))
+    columns = ["what", "topic", "bytes", "records"] if cells else []
+    return Section("new", title, "", (), columns, cells, texts=("topic",))
 
 
 def compression(report: StorageReport) -> Section | None:
@@ -237,7 +247,8 @@ def stores(report: StorageReport) -> Section | None:
     drawn = [
         charts.Bar(_STORES.get(row["store"], row["store"]), [row["bytes"]], bytes_text(row["bytes"])) for row in rows
     ]
-    title = f"{len(rows)} stores tell what they have of the period, each in its own encoding"
+    tell = "store tells what it has" if len(rows) == 1 else "stores tell what they have"
+    title = f"{len(rows)} {tell} of the period, each in its own encoding"
     svg = charts.bars("stores", title, drawn, ["bytes"], "bytes as the store has them")
     words = ["Sizes of different stores are not to be added up: they are copies, of other encodings."]
     cells = [

@@ -314,7 +314,8 @@ def _remarks(report: StorageReport, outside: Mapping[str, int], last_at: str) ->
     """What a reader must know to take the figures for what they are."""
     remarks = []
     if this_week() in report.weeks:
-        remarks.append(f"The week of {this_week()} is running: figures are up to {last_at or 'now'} UTC.")
+        until = f": figures are up to {last_at} UTC" if last_at else ""
+        remarks.append(f"The week of {this_week()} is running{until}.")
     if not len(report.topics):
         remarks.append("The archive has no rows of this period.")
     for place, what in (("quarantine", "an impossible time"), ("dead", "frames that cannot be decoded")):

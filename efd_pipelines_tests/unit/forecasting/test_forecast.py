@@ -74,7 +74,7 @@ def test_a_season_comes_again() -> None:
 def test_few_weeks_are_their_mean_and_it_says_so(weeks: int) -> None:
     made = forecast(np.full(weeks, 2e9))
     assert made.periods == pytest.approx(np.full(13, 8e9 if weeks else 0))
-    assert f"{weeks} weeks are too few" in made.note
+    assert ("A week is" if weeks == 1 else f"{weeks} weeks are") + " too few" in made.note
 
 
 def test_weeks_without_anything_do_not_break_it() -> None:

@@ -16,8 +16,10 @@ import pytest
 from efd_pipelines.storage import storage_report
 from efd_pipelines.storage.annotations import Annotation, add
 from efd_pipelines.storage.page import Section
-from efd_pipelines.storage.render import drawings, html
+from efd_pipelines.storage.render import DRAWN, drawings, html, markdown
+from efd_pipelines.storage.sections import sections
 from efd_pipelines.storage.svg import bytes_text, spread, ticks
+from efd_pipelines.storage.text import plain
 from efd_pipelines.storage.throughput import detailed, measure
 from efd_pipelines.times import Week, this_week, weeks_between
 from efd_pipelines_tests.unit.storage.conftest import entry, objects
@@ -63,11 +65,15 @@ def test_every_chart_is_there_well_formed_and_described(archive: Any) -> None:
 
 
 def test_main_charts_stand_alone_for_markdown(archive: Any) -> None:
-    found = drawings(detailed(archive, measure(archive, WEEKS[-1])))
-    assert len(found) == 5
-    for title, svg in found:
+    report = detailed(archive, measure(archive, WEEKS[-1]))
+    found = drawings(report)
+    assert set(found) == set(DRAWN)
+    text = markdown(report, charts=dict.fromkeys(found, "data:drawn"))
+    for title in (one.title for one in sections(report) if one.key in DRAWN):
+        assert f"## {plain(title)}\n\n![{title}](data:drawn)" in text
+    assert "&lt;Mirror&gt; &amp; co" in text
+    for svg in found.values():
         root = ElementTree.fromstring(svg)
-        assert title
         used = set(re.findall(r"var\((--\w+)\)", svg))
         assert used <= set(re.findall(r"(--\w+):", svg))
         assert {f"fill-{n}" for n in re.findall(r'fill="url\(#fill-(\d)\)"', svg)} <= {
