@@ -1,4 +1,4 @@
-"""Runs `efd archive run`'s work in a process that kills itself with SIGKILL at one chosen point.
+"""Runs a drain, or a replay of the dead, in a process that kills itself with SIGKILL at one chosen point.
 
 A point names a step of the archive, `before …` or `after …`; the process dies the nth time it comes there. It is forked
 from one that has imported everything, so that a death costs what was done before it, and not an interpreter's start.
@@ -17,6 +17,7 @@ from typing import Any
 from efd_pipelines.archive import drain as drain_module
 from efd_pipelines.archive import tables, writing
 from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.dead_letters import replay
 from efd_pipelines.archive.ledger import Ledger
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.settings import Settings, load_settings
@@ -55,20 +56,23 @@ def kill_at(point: str, nth: int) -> None:
     setattr(owner, name, stepped)
 
 
-def killed_at(settings: Settings, point: str, nth: int) -> int:
-    """Drains in a process that is to die at the point; its exit code, which is 0 where it never came there."""
+def killed_at(settings: Settings, point: str, nth: int, deed: str = "drain") -> int:
+    """Drains (or replays) in a process that is to die at the point; its exit code, 0 where it never came there."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([__name__, *IMPORTED_LATE])
-    process = processes.Process(target=_drain, args=(environment(settings), point, nth))
+    process = processes.Process(target=_work, args=(environment(settings), point, nth, deed))
     process.start()
     process.join(120)
-    assert process.exitcode is not None, f"a drain that was to die {point} still runs"
+    assert process.exitcode is not None, f"a {deed} that was to die {point} still runs"
     return process.exitcode
 
 
-def _drain(environ: Mapping[str, str], point: str, nth: int) -> None:
+def _work(environ: Mapping[str, str], point: str, nth: int, deed: str) -> None:
     os.environ.clear()
     os.environ.update(environ)
     kill_at(point, nth)
     settings = load_settings(env_file=None)
-    drain_module.drain(Archive(settings), settings, run="killed")
+    if deed == "replay":
+        replay(Archive(settings), settings, run="killed")
+    else:
+        drain_module.drain(Archive(settings), settings, run="killed")

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from efd_pipelines.archive.archive import Archive
-from efd_pipelines.archive.dead_letters import dead_frames
+from efd_pipelines.archive.audit import verify
+from efd_pipelines.archive.dead_letters import dead_frames, replay
 from efd_pipelines.archive.drain import drain
 from efd_pipelines.archive.drained import DrainIncomplete
 from efd_pipelines.archive.status import status
@@ -152,6 +153,22 @@ def test_a_batch_killed_and_repeated_after_its_schema_became_known_is_whole(
     assert rows_and_records(archive) == (15, 15)
     dead = dead_frames(archive, Dataset.parse(topic.name)).num_rows
     assert dead == (2 if point == "before commit" else 9)
+    if dead == 9:
+        replay_dying_at_every_commit(local_settings)
+        assert dead_frames(archive, Dataset.parse(topic.name)).num_rows == 2
+        assert archive.read(Dataset.parse(topic.name)).num_rows == 13
+        assert (rows_and_records(archive), verify(archive, deep=True).problems) == ((15, 15), [])
+
+
+def replay_dying_at_every_commit(settings: Settings) -> None:
+    """Replays the dead again and again, each time killed one commit further, until one has nothing left to commit."""
+    assert killed_at(settings, "before append", 1, "replay") == -signal.SIGKILL
+    deaths = 0
+    while (code := killed_at(settings, "after append", 1, "replay")) == -signal.SIGKILL:
+        deaths += 1
+        assert deaths < 10, "a replay that is repeated commits again and again"
+    assert (code, deaths > 0) == (0, True)
+    assert replay(Archive(settings), settings).replayed == 0
 
 
 def has_schema(registries: Registries, schema_id: int) -> bool:

@@ -261,7 +261,7 @@ def test_the_seven_flattening_collisions_and_topics_past_two_thousand_columns(se
         flat = sum(field.count for field in topic.fields)
         has_lists = any(pa.types.is_list(column.type) for column in table.schema)
         assert has_lists == (flat > 2000), f"{topic.name}: {flat} columns"
-    for topic in (topics[0], widest):  # flat, and with lists
+    for topic in (*topics, widest):
         assert_reads_plainly_when_sealed(archive, topic.name, Week.containing(NOW))
 
 
@@ -321,3 +321,4 @@ def test_partitions_that_are_added_while_it_drains(settings: Settings, name: str
     assert grown.is_set()
     table = assert_lossless(archive, name, sent(settings, name))
     assert sorted(set(table["kafka_partition"].to_pylist())) == [0, 1, 2, 3]
+    assert_reads_plainly_when_sealed(archive, name, Week.containing(NOW))
