@@ -27,7 +27,8 @@ def section_text(one: Section, charts: Mapping[str, str], rest_in: str) -> str:
         parts.append(f"![{one.title.translate(_PLAIN)}]({charts[one.key]})")
     parts += [plain(text) for text in one.words]
     if one.columns and one.rows:
-        lines = [[plain(cell) for cell in row] for row in one.rows[:ROWS_SHOWN]]
+        lines = [[_cell(cell, name in one.texts) for cell, name in zip(row, one.columns, strict=True)] for row in
+                 one.rows[:ROWS_SHOWN]]  # fmt: skip
         parts.append(table([plain(name) for name in one.columns], lines, left={plain(name) for name in one.texts}))
         if len(one.rows) > ROWS_SHOWN:
             parts.append(f"{len(one.rows) - ROWS_SHOWN:,} more are in `{rest_in}`.")
@@ -37,6 +38,11 @@ def section_text(one: Section, charts: Mapping[str, str], rest_in: str) -> str:
 def plain(text: str) -> str:
     """Text as it is, whatever Markdown would make of it."""
     return text.translate(_MEANT)
+
+
+def _cell(text: str, is_prose: bool) -> str:
+    """A cell; a number stays on one line with its unit."""
+    return plain(text) if is_prose else plain(text).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]], left: Collection[str] = ()) -> str:
