@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 MOST_READ = 10_000
 """So many certificates the plain audit reads where no week is asked for, those of the newest weeks."""
-_READ_AT_ONCE = {False: 2, True: 16}
 
 _SEAL_AGAIN = "`efd archive seal --week MONDAY` writes it anew, if the week passes `efd archive verify --deep`."
 _BLOCK_BYTES = 8 * 1024 * 1024
@@ -43,7 +42,7 @@ _BLOCK_BYTES = 8 * 1024 * 1024
 def audit_certified(audit: Audit, entries: Entries, archive: Archive, week: str | None) -> None:
     """Compares certificates with what the ledger says of their weeks."""
     weeks = list(_sealed(entries, week))
-    with ThreadPoolExecutor(_READ_AT_ONCE[archive.store.is_remote]) as pool:
+    with ThreadPoolExecutor(archive.store.asked_at_once) as pool:
         found = list(pool.map(lambda one: _try(archive, one.dataset, one.week), weeks))
     for one, read in zip(weeks, found, strict=True):
         certificate = _readable(audit, one.dataset, one.week, read)

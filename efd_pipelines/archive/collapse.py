@@ -37,7 +37,6 @@ __all__ = ["Collapsed", "Row", "as_rows", "collapse", "collapsed", "proof"]
 
 _DATASETS_AT_ONCE = 400
 _ROWS_AT_ONCE = 400_000
-_THREADS = {False: 2, True: 16}
 
 
 @dataclass(slots=True)
@@ -151,7 +150,7 @@ def _held(archive: Archive, waiting: pl.DataFrame) -> dict[tuple[str, str], list
         snapshot = open_table(archive.store, relative_of(name[0], Dataset.parse(name[1])))
         return [] if snapshot is None else snapshot.files(weeks)
 
-    with ThreadPoolExecutor(_THREADS[archive.store.is_remote]) as pool:
+    with ThreadPoolExecutor(archive.store.asked_at_once) as pool:
         return dict(zip(names, pool.map(files, names), strict=True))
 
 

@@ -1,28 +1,24 @@
 """The ledger's table: rows appended by many, read whole or in part, compacted and collapsed by one at a time.
 
-What belongs here: what is true of the table as a table. What its rows say: `ledger_rows.py`; what they answer:
-`ledger.py`.
+What belongs here: what is true of the table as a table. How its files are read: `ledger_files.py`; what their rows say:
+`ledger_rows.py`; what they answer: `ledger.py`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from efd_pipelines.archive.files import DataFile, write_data_file
+from efd_pipelines.archive.ledger_files import RELATIVE, ROWS_AT_ONCE, LedgerFiles, no_rows
 from efd_pipelines.archive.ledger_rows import (
     GAP,
-    HISTORY,
     KEY,
-    NAMES,
     RAW,
     SCHEMA,
     SEALED,
@@ -30,7 +26,6 @@ from efd_pipelines.archive.ledger_rows import (
     SealedPlaces,
     Seen,
     counting,
-    history_of,
     part_of_schema,
     sealed_places,
     uncovered,
@@ -42,14 +37,11 @@ from efd_pipelines.errors import StaleWriter, StoreUnavailable
 if TYPE_CHECKING:
     import polars as pl
 
-RELATIVE = "ledger/commits"
+__all__ = ["RELATIVE", "Edition", "LedgerTable"]
+
 _MAX_SMALL_FILES = 64
 _SMALL_ROWS = 100_000
 _FILE_ROWS = 500_000
-_ROWS_AT_ONCE = 100_000
-_ROWS_AHEAD = 200_000
-_READ_AT_ONCE = {False: 1, True: 16}
-"""Files, of which there are some for each month; on S3 each takes 60 ms of waiting."""
 
 
 def _place(rows: pl.DataFrame) -> pl.Series:
@@ -95,6 +87,7 @@ class LedgerTable:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._files = LedgerFiles(store)
         self._whole: tuple[int, pa.Table] | None = None
 
     def append(self, rows: Sequence[LedgerRow]) -> None:
@@ -136,7 +129,7 @@ class LedgerTable:
         snapshot = self._snapshot()
         schema = SCHEMA if columns is None else part_of_schema(columns)
         if snapshot is None:
-            return _no_rows(schema)
+            return no_rows(schema)
         if self._whole is not None and self._whole[0] == snapshot.version and months is None:
             known = self._whole[1]
             if set(schema.names) <= set(known.column_names):
@@ -150,14 +143,7 @@ class LedgerTable:
     def _parts(
         self, snapshot: TableSnapshot | None, columns: Collection[str], months: Collection[str] | None = None
     ) -> pl.DataFrame:
-        return self._all([] if snapshot is None else snapshot.files(months), part_of_schema(columns))
-
-    def _all(self, files: Sequence[DataFile], schema: pa.Schema) -> pl.DataFrame:
-        import polars as pl
-
-        with ThreadPoolExecutor(_READ_AT_ONCE[self._store.is_remote]) as pool:
-            parts = list(pool.map(lambda file: self._read(file, schema), files))
-        return pl.concat([pl.DataFrame(_no_rows(schema)), *parts])
+        return self._files.all([] if snapshot is None else snapshot.files(months), part_of_schema(columns))
 
     def frame(self, columns: Collection[str]) -> pl.DataFrame:
         """Some columns of all rows that count, in no order: sorting them takes longer than an audit may.
@@ -190,14 +176,14 @@ class LedgerTable:
         schema = part_of_schema([*columns, "commit_kind"])
         parts: list[pl.DataFrame] = []
         wanted = [file for file in files if file.path in places.files]
-        for _, of_month in groupby(self._each(wanted, schema), key=lambda one: one[0].week):
+        for _, of_month in groupby(self._files.each(wanted, schema), key=lambda one: one[0].week):
             # Commits are entered by the month in which they were made: what stands twice does so within one month.
             seen = Seen()
             for file, rows in of_month:
                 if weeks is not None:
                     rows = rows.filter(pl.col("week").is_in(list(weeks)))
                 rows = places.counting(rows) if file.path in places.touched else rows
-                if parts and sum(part.height for part in parts) + rows.height > _ROWS_AT_ONCE:
+                if parts and sum(part.height for part in parts) + rows.height > ROWS_AT_ONCE:
                     yield pl.concat(parts)
                     parts.clear()
                 parts.append(seen.new(rows))
@@ -213,7 +199,7 @@ class LedgerTable:
         schema = pa.schema([column for column in SCHEMA if column.name in by])
         places: dict[bool, set[int]] = {True: set(), False: set()}
         files_of: dict[int, set[str]] = {}
-        for file, rows in self._each(files, schema):
+        for file, rows in self._files.each(files, schema):
             found = rows.group_by(by).len()
             found = found if weeks is None else found.filter(pl.col("week").is_in(list(weeks)))
             for place, kind in zip(_place(found), found["commit_kind"], strict=True):
@@ -225,78 +211,9 @@ class LedgerTable:
         is_open, narrow = pl.Series(sorted(both), dtype=pl.UInt64), part_of_schema(["commit_kind"])
         sealed = SealedPlaces.of(
             sealed_places(rows.filter(_place(rows).is_in(is_open.implode())))
-            for _, rows in self._each([file for file in files if file.path in touched], narrow)
+            for _, rows in self._files.each([file for file in files if file.path in touched], narrow)
         )
         return _Places({path for of in files_of.values() for path in of}, touched, is_open, sealed, names)
-
-    def _each(self, files: Iterable[DataFile], schema: pa.Schema) -> Iterator[tuple[DataFile, pl.DataFrame]]:
-        """Each file with its rows, in turn, a large one's in pieces; the next ones are on their way, as far as there is
-        memory for them."""
-        with ThreadPoolExecutor(_READ_AT_ONCE[self._store.is_remote]) as pool:
-            ahead: deque[tuple[DataFile, Future[Iterator[pl.DataFrame]]]] = deque()
-            for file in files:
-                ahead.append((file, pool.submit(self._named, file, schema)))
-                while sum(of.rows for of, _ in ahead) > _ROWS_AHEAD:
-                    first, pieces = ahead.popleft()
-                    yield from ((first, piece) for piece in pieces.result())
-            while ahead:
-                first, pieces = ahead.popleft()
-                yield from ((first, piece) for piece in pieces.result())
-
-    def _named(self, file: DataFile, schema: pa.Schema) -> Iterator[pl.DataFrame]:
-        """A file's rows, their names as categories; what a file of an older release lacks is null.
-
-        A small file has been read when this returns, a large one is while its pieces are taken.
-        """
-        pieces = self._pieces(file, schema)
-        return pieces if file.rows > _ROWS_AT_ONCE else iter(list(pieces))
-
-    def _pieces(self, file: DataFile, schema: pa.Schema) -> Iterator[pl.DataFrame]:
-        import polars as pl
-
-        relative = f"{RELATIVE}/{file.path}"
-        types = {
-            name: pl.Categorical() if name in NAMES else kind
-            for name, kind in pl.DataFrame(_no_rows(schema)).schema.items()
-        }
-        with (
-            self._store.errors(f"read {relative}"),
-            pq.ParquetFile(
-                self._store.path(relative), filesystem=self._store.arrow_fs, read_dictionary=list(NAMES)
-            ) as parquet,
-        ):
-            there = set(parquet.schema_arrow.names)
-            names = [name for name in types if name in there]
-            start = 0
-            for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=names, use_threads=self._store.is_remote):
-                part = self._typed(pl.DataFrame(batch), types, file)
-                yield self._with_history(file, part, start) if HISTORY in types else part
-                start += part.height
-
-    def _typed(self, part: pl.DataFrame, types: Mapping[str, Any], file: DataFile) -> pl.DataFrame:
-        """Columns in their order and types: what the file lacks is null, its month is in its path."""
-        import polars as pl
-
-        if part.schema == types:
-            return part
-        columns = [
-            pl.lit(file.week if name == "month" else None, kind)
-            if name not in part.columns
-            else pl.col(name).cast(kind)
-            for name, kind in types.items()
-        ]
-        return part.select(column.alias(name) for name, column in zip(types, columns, strict=True))
-
-    def _with_history(self, file: DataFile, rows: pl.DataFrame, start: int) -> pl.DataFrame:
-        """Rows (the file's from `start` on) with the count of history in sealed rows that an older release wrote: it
-        stands in their text alone."""
-        import polars as pl
-
-        is_unknown = (rows["commit_kind"] == SEALED) & rows[HISTORY].is_null()
-        if not is_unknown.any():
-            return rows
-        texts = self._read(file, pa.schema([SCHEMA.field("sealed")]))["sealed"].slice(start, rows.height)
-        return rows.with_columns(pl.when(is_unknown).then(history_of(texts)).otherwise(pl.col(HISTORY)).alias(HISTORY))
 
     def dataset_names(self, table: str) -> set[str]:
         """The datasets that rows of a table are of."""
@@ -304,7 +221,7 @@ class LedgerTable:
 
         schema = pa.schema([column for column in SCHEMA if column.name in ("table", "dataset")])
         snapshot = self._snapshot()
-        rows = self._all([] if snapshot is None else snapshot.files(), schema)
+        rows = self._files.all([] if snapshot is None else snapshot.files(), schema)
         return set(rows.filter(pl.col("table") == table)["dataset"].unique())
 
     def newest_week(self) -> str | None:
@@ -315,7 +232,7 @@ class LedgerTable:
         schema = pa.schema([column for column in SCHEMA if column.name in columns])
         snapshot = self._snapshot()
         held: dict[str, int] = {}
-        for _, part in self._each([] if snapshot is None else snapshot.files(), schema):
+        for _, part in self._files.each([] if snapshot is None else snapshot.files(), schema):
             raw = part.filter(pl.col("table") == RAW).group_by("week").agg(pl.col("rows").sum())
             for week, rows in raw.iter_rows():
                 held[week] = held.get(week, 0) + rows
@@ -330,36 +247,8 @@ class LedgerTable:
         """
         import polars as pl
 
-        parts = [wanted(self._read(file)) for file in snapshot.files() if file.week >= since]
-        return counting(pl.concat([pl.DataFrame(_no_rows(SCHEMA)), *parts])).sort(KEY)
-
-    def _read(self, file: DataFile, schema: pa.Schema = SCHEMA) -> pl.DataFrame:
-        """A file's rows; what a file of an older release lacks is null.
-
-        From a disk Polars reads them, in a quarter of the time and the memory; from S3 pyarrow, which asks for the
-        columns alone.
-        """
-        import polars as pl
-
-        relative = f"{RELATIVE}/{file.path}"
-        types = pl.DataFrame(_no_rows(schema)).schema
-        path = self._store.path(relative)
-        with self._store.errors(f"read {relative}"):
-            try:
-                if self._store.is_remote:
-                    with pq.ParquetFile(path, filesystem=self._store.arrow_fs) as parquet:
-                        there = set(parquet.schema_arrow.names)
-                        part = pl.DataFrame(parquet.read(columns=[name for name in types if name in there]))
-                else:
-                    there = set(pl.read_parquet_schema(path))
-                    names = [name for name in types if name in there]
-                    part = pl.scan_parquet(path).select(names).collect()
-            except pl.exceptions.PolarsError as error:
-                raise StoreUnavailable(f"{relative} cannot be read: {error}") from error
-        found = part if "month" not in types else part.with_columns(pl.lit(file.week).alias("month"))
-        lacking = [pl.lit(None, kind).alias(name) for name, kind in types.items() if name not in found.columns]
-        found = found.with_columns(lacking).select(list(types)) if lacking or list(types) != found.columns else found
-        return found if found.schema == types else found.cast(types)
+        parts = [wanted(self._files.read(file)) for file in snapshot.files() if file.week >= since]
+        return counting(pl.concat([pl.DataFrame(no_rows(SCHEMA)), *parts])).sort(KEY)
 
     def edition(self) -> Edition:
         """The ledger as it is now, as far as it can be read.
@@ -374,10 +263,10 @@ class LedgerTable:
             raise StoreUnavailable(error.message, remedy=remedy) from error
         import polars as pl
 
-        parts, damaged = [pl.DataFrame(_no_rows(SCHEMA))], False
+        parts, damaged = [pl.DataFrame(no_rows(SCHEMA))], False
         for file in snapshot.files() if snapshot is not None else []:
             try:
-                parts.append(self._read(file))
+                parts.append(self._files.read(file))
             except StoreUnavailable:
                 self._store.list(RELATIVE)  # raises where the store does not answer at all
                 damaged = True
@@ -429,13 +318,13 @@ class LedgerTable:
         kept: dict[str, list[pl.DataFrame]] = {}
         covered = 0
         for file in snapshot.files():
-            keys = self._read(file, narrow).with_row_index("_row")
+            keys = self._files.read(file, narrow).with_row_index("_row")
             left = uncovered(keys, places)["_row"]
             if len(left) == file.rows:
                 continue
             covered += file.rows - len(left)
             removed.append(file)
-            kept.setdefault(file.week, []).append(self._read(file)[left.sort()])
+            kept.setdefault(file.week, []).append(self._files.read(file)[left.sort()])
         for (month,), part in pl.DataFrame(rows).group_by("month", maintain_order=True):
             kept.setdefault(str(month), []).append(part)
         added = [file for month, parts in sorted(kept.items()) for file in self._written(month, parts)]
@@ -495,11 +384,6 @@ class LedgerTable:
             return 0
         import polars as pl
 
-        whole = counting(pl.concat([self._read(file) for file in files])).sort(KEY)
+        whole = counting(pl.concat([self._files.read(file) for file in files])).sort(KEY)
         self._replace(snapshot, list(self._written(month, [whole])), files, "compact")
         return len(files)
-
-
-def _no_rows(schema: pa.Schema) -> pa.Table:
-    """`Schema.empty_table` would import pandas, which takes longer than a small drain's own work."""
-    return pa.Table.from_batches([], schema=schema)

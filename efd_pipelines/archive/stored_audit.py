@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
 
 _LOG_KEPT_US = 29 * 86_400_000_000
-_ASKED_AT_ONCE = {False: 2, True: 16}
 _OURS = re.compile(r"(quarantine|dead|\d{4}-\d\d-\d\d(W|T\d\d)?)-([0-9a-f]{32}|[0-9a-f]{24})\.parquet")
 """What our files are called, `<slice>-<hash of the content>.parquet`; in the first release hashes were shorter.
 Replaced ones stay until they are cleaned up."""
@@ -227,5 +226,5 @@ def _audit_unknown(audit: Audit, dataset: Dataset, made: Commit, newest: int, an
 
 def _asked(archive: Archive, question: Callable[[Any], Answer], things: Sequence[Any]) -> list[Answer]:
     """The answers of the store, many asked at once where it is far away."""
-    with ThreadPoolExecutor(_ASKED_AT_ONCE[archive.store.is_remote]) as pool:
+    with ThreadPoolExecutor(archive.store.asked_at_once) as pool:
         return list(pool.map(question, things))

@@ -28,7 +28,6 @@ from efd_pipelines.topics.names import Dataset
 if TYPE_CHECKING:
     from efd_pipelines.archive.archive import Archive
 
-_THREADS = {False: 2, True: 16}
 
 _GONE = """
     WITH of AS (
@@ -84,7 +83,7 @@ def reasons(archive: Archive, found: Collection[Gone]) -> list[Mark | None]:
         DamagedCertificate: one cannot be read.
         StoreUnavailable: the store did not answer.
     """
-    with ThreadPoolExecutor(_THREADS[archive.store.is_remote]) as pool:
+    with ThreadPoolExecutor(archive.store.asked_at_once) as pool:
         marks = pool.map(lambda one: read_mark(archive, one.level, Dataset.parse(one.topic), one.week), found)
         return list(marks)
 
