@@ -23,6 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from benchmarks import Benchmark, Figures, note, run
 from benchmarks.sinks import ways
 from benchmarks.sinks.site import BenchSite, bench_site, topic_of
@@ -125,7 +127,8 @@ def _measure(options: argparse.Namespace, site: BenchSite, scratch: Path) -> Fig
     topic = topic_of(options.topic)
     note(f"producing {options.records} records of {topic.name}")
     series, values = site.produce(topic, options.records, options.data, datetime(2026, 11, 17, 3, tzinfo=UTC))
-    frames = ways.Frames(site.name(topic), topic.avro_schema(), values, series.times_us, series)
+    column = pa.chunked_array([pa.array(values, pa.large_binary())])
+    frames = ways.Frames(site.name(topic), topic.avro_schema(), values, series.times_us, series, column)
     chunks = frames.chunks()
     figures: dict[str, float] = {"mb": frames.mb, "records": len(values), "frame_bytes": len(values[0])}
     note("checking that ours has what fastavro reads")

@@ -97,19 +97,26 @@ def copy(context: Any, memory: Any, source: Any, size: Any, target: Any) -> Any:
     return types.none(types.voidptr, types.int64, types.int64, types.int64), generate
 
 
-def calling(arguments: int) -> Any:
-    """What calls a function of C at an address: so many addresses or sizes, and last an `int`; it returns a size."""
+def calling(*bits: int) -> Any:
+    """What calls a function of C at an address, whose arguments are numbers or addresses of so many bits.
+
+    It returns a number of 64 bits, which is anything where the function returns nothing.
+    """
+    number = ir.IntType(64)
 
     @intrinsic
-    def call(context: Any, function: Any, numbers: Any, last: Any) -> Any:
+    def call(context: Any, function: Any, numbers: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            function, numbers, last = given
-            number, integer = ir.IntType(64), ir.IntType(32)
-            kind = ir.FunctionType(number, [*[number] * arguments, integer])
-            unpacked = [builder.extract_value(numbers, n) for n in range(arguments)]
+            function, numbers = given
+            kind = ir.FunctionType(number, [ir.IntType(size) for size in bits])
             called = builder.inttoptr(function, ir.PointerType(kind))
-            return builder.call(called, [*unpacked, builder.trunc(last, integer)])
+            whole = [builder.extract_value(numbers, n) for n in range(len(bits))]
+            fitted = [
+                each if size == 64 else builder.trunc(each, ir.IntType(size))
+                for each, size in zip(whole, bits, strict=True)
+            ]
+            return builder.call(called, fitted)
 
-        return types.int64(types.int64, types.UniTuple(types.int64, arguments), types.int64), generate  # type: ignore[no-untyped-call]
+        return types.int64(types.int64, types.UniTuple(types.int64, len(bits))), generate  # type: ignore[no-untyped-call]
 
     return call

@@ -283,8 +283,8 @@ def _frames(dataset: Dataset, dead: pa.Table) -> FrameBatch:
     stamps = dead["kafka_timestamp"].cast(pa.int64()).fill_null(-1000).to_numpy()
     return FrameBatch(
         topic=dataset.text,
-        values=dead["archive_frame"].to_pylist(),
-        keys=dead["kafka_key"].to_pylist(),
+        values=dead["archive_frame"].cast(pa.large_binary()),
+        keys=dead["kafka_key"].cast(pa.large_binary()),
         partitions=dead["kafka_partition"].to_numpy().astype(np.int32),
         offsets=dead["kafka_offset"].to_numpy(),
         timestamps_ms=stamps // 1000,

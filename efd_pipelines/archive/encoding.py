@@ -9,20 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import repeat
-from operator import itemgetter
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from efd_pipelines.archive.files import FileForm
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice, SliceUnit, slice_starts
 from efd_pipelines.avro.bodies import Bodies
 from efd_pipelines.avro.decoder import decode
-from efd_pipelines.avro.frames import PREFIX_BYTES, split
+from efd_pipelines.avro.frames import PREFIX_BYTES, TOMBSTONE, split
 from efd_pipelines.errors import DataError
 from efd_pipelines.kafka.frames import FrameBatch
 from efd_pipelines.times import FIRST_WEEK, INVALID_TIME, event_time_us
@@ -147,8 +146,7 @@ class _Plan:
 
 def schemas_in(frames: FrameBatch) -> set[int]:
     """The registry ids that the frames name."""
-    only = _only_head(frames)
-    found = map(split, set(_heads(frames)) if only is None else [only])
+    found = map(split, _heads(frames).dictionary.to_pylist())
     return {parted[0] for parted in found if not isinstance(parted, str)}
 
 
@@ -174,7 +172,7 @@ def encode(
         _sort_into(parts, sizes, rows, frames, index, chosen)
     if decoded.dead:
         parts[DEAD, DEAD] = [_dead_rows(frames, origin, decoded.dead)]
-        sizes[DEAD, DEAD] = sum(len(frames.values[n] or b"") for n, _ in decoded.dead)
+        sizes[DEAD, DEAD] = int(_lengths(frames)[[n for n, _ in decoded.dead]].sum())
     return Encoded(
         parts={key: _unified(tables, plan.held) for key, tables in parts.items()}
         if len(decoded.tables) > 1
@@ -215,40 +213,22 @@ def _decoded(frames: FrameBatch, origin: Origin, schema_of: SchemaOf, plan: _Pla
 
 def _by_schema(frames: FrameBatch, found: _Decoded) -> dict[int, NDArray[np.int64]]:
     """Numbers of the frames of each registry id; what is no frame is dead."""
-    only = _only_head(frames)
-    everyones = "" if only is None else split(only)
-    if not isinstance(everyones, str):
-        return {everyones[0]: np.arange(len(frames), dtype=np.int64)}
     heads = _heads(frames)
-    parted = {head: split(head) for head in set(heads)}
-    numbers: dict[int, list[int]] = {}
-    for n, head in enumerate(heads):
-        what = parted[head]
+    of_frames = heads.indices.fill_null(-1).to_numpy()
+    found.dead += [(n, TOMBSTONE) for n in np.flatnonzero(of_frames < 0).tolist()]
+    numbers: dict[int, list[NDArray[np.int64]]] = {}
+    for code, head in enumerate(heads.dictionary.to_pylist()):
+        what, mine = split(head), np.flatnonzero(of_frames == code)
         if isinstance(what, str):
-            found.dead.append((n, what))
+            found.dead += [(n, what) for n in mine.tolist()]
         else:
-            numbers.setdefault(what[0], []).append(n)
-    return {schema_id: np.array(of, np.int64) for schema_id, of in numbers.items()}
+            numbers.setdefault(what[0], []).append(mine)
+    return {schema_id: np.sort(np.concatenate(of)) for schema_id, of in numbers.items()}
 
 
-def _only_head(frames: FrameBatch) -> bytes | None:
-    """What all frames begin with, as those of one writer do; None where they differ."""
-    head = frames.values[0] if len(frames) else None
-    if head is None or len(head) < PREFIX_BYTES:
-        return None
-    head = head[:PREFIX_BYTES]
-    try:
-        return head if all(map(bytes.startswith, frames.values, repeat(head))) else None  # type: ignore[arg-type]
-    except TypeError:
-        return None  # tombstones among them
-
-
-def _heads(frames: FrameBatch) -> list[bytes | None]:
-    """What each frame begins with, where its schema's id stands."""
-    try:
-        return list(map(itemgetter(slice(PREFIX_BYTES)), frames.values))  # type: ignore[arg-type]
-    except TypeError:
-        return [value and value[:PREFIX_BYTES] for value in frames.values]  # tombstones among them
+def _heads(frames: FrameBatch) -> pa.DictionaryArray:
+    """What each frame begins with, where its schema's id stands; null for tombstones."""
+    return pc.binary_slice(frames.values, 0, PREFIX_BYTES).combine_chunks().dictionary_encode()
 
 
 def _decode_group(
@@ -259,7 +239,8 @@ def _decode_group(
     plan: _Plan,
     found: _Decoded,
 ) -> None:
-    mine = Bodies(_at(frames.values, numbers), PREFIX_BYTES)
+    whole = len(numbers) == len(frames)
+    mine = Bodies(frames.values if whole else frames.values.take(pa.array(numbers)), PREFIX_BYTES)
     fit = plan.fit(schema)
     result = decode(mine, schema, fit.layout)
     if result.lengths:
@@ -278,7 +259,7 @@ def _decode_group(
 def _decode_json(frames: FrameBatch, origin: Origin, plan: _Plan, found: _Decoded) -> None:
     from efd_pipelines.avro.json import read_json
 
-    result = read_json(frames.values)
+    result = read_json(frames.values.to_pylist())
     found.dead += result.dead
     if not len(result.good):
         return
@@ -304,14 +285,16 @@ def _system(frames: FrameBatch, index: NDArray[np.int64], origin: Origin, token:
         pa.array(frames.partitions[index].astype(np.int32)),
         pa.array(frames.offsets[index]),
         _kafka_times(frames, index),
-        pa.array(_at(frames.keys, index), pa.binary()),
+        _at(frames.keys, index),
         _sources(frames, index, origin),
         pa.array(np.full(len(index), token, np.int64)) if token is not None else pa.nulls(len(index), pa.int64()),
     ]
 
 
-def _at(values: list[Any], index: NDArray[np.int64]) -> list[Any]:
-    return values if len(index) == len(values) else [values[n] for n in index.tolist()]
+def _at(column: pa.ChunkedArray, index: NDArray[np.int64]) -> pa.Array:
+    """Keys, or frames, of some records."""
+    chosen = column if len(index) == len(column) else column.take(pa.array(index))
+    return chosen.cast(pa.binary()).combine_chunks()
 
 
 def _sources(frames: FrameBatch, index: NDArray[np.int64], origin: Origin) -> pa.Array:
@@ -354,13 +337,19 @@ def _sort_into(
     is_bad = (times < FIRST_WEEK.start_us) | (times > received + AHEAD_US)
     starts = slice_starts(np.where(is_bad, 0, times), unit)
     starts = np.where(is_bad, INVALID_TIME, starts)
-    lengths = np.fromiter(map(len, _at(frames.values, index)), np.int64, len(index))
+    lengths = _lengths(frames)[index]
     for start in np.unique(starts).tolist():
         chosen = np.flatnonzero(starts == start)
         key = _key(start, unit)
         part = _rows_at(rows, chosen)
         parts.setdefault(key, []).append(part)
         sizes[key] = sizes.get(key, 0) + int(lengths[chosen].sum())
+
+
+def _lengths(frames: FrameBatch) -> NDArray[np.int64]:
+    """Bytes of each frame, 0 of a tombstone."""
+    found: NDArray[np.int64] = pc.binary_length(frames.values).fill_null(0).to_numpy()
+    return found
 
 
 def _rows_at(rows: pa.Table, chosen: NDArray[np.int64]) -> pa.Table:
@@ -382,7 +371,7 @@ def _dead_rows(frames: FrameBatch, origin: Origin, dead: Sequence[tuple[int, str
     """Whole frames with their coordinates and the reason; a tombstone's frame is null."""
     index = np.array([n for n, _ in dead], dtype=np.int64)
     arrays = [pa.nulls(len(index), TIME), *_system(frames, index, origin, None)]
-    arrays.append(pa.array([frames.values[n] for n in index.tolist()], pa.binary()))
+    arrays.append(_at(frames.values, index))
     arrays.append(pa.array([reason for _, reason in dead], pa.string()))
     names = [*_GOOD_SYSTEM, "archive_frame", "archive_reason"]
     fields = [pa.field("time", TIME), *(pa.field(name, SYSTEM_COLUMNS[name]) for name in names)]

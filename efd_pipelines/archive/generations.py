@@ -122,7 +122,7 @@ class _Looking:
         stamps = pa.array(again.timestamps_ms * 1000, old.schema.field("kafka_timestamp").type,
                           mask=again.timestamps_ms < 0)  # fmt: skip
         table = pa.table(
-            [pa.array(again.partitions), pa.array(again.offsets), stamps, pa.array(again.values, pa.binary())],
+            [pa.array(again.partitions), pa.array(again.offsets), stamps, again.values.cast(pa.binary())],
             names=[*_PLACE, "archive_frame"],
         )
         keys = [*_PLACE, "archive_frame"]

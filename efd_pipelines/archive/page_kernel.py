@@ -42,7 +42,7 @@ _NEXT_I64, _NEXT_BUT_ONE_I64 = np.uint8(0x16), np.uint8(0x26)
 
 _jit = jit_of(__file__, addresses.__file__)
 _part = numba.njit(nogil=True, error_model="numpy")
-_compress = calling(5)
+_compress = calling(64, 64, 64, 64, 64, 32)
 
 
 def _numbers(kind: Any) -> Any:
@@ -214,7 +214,7 @@ def put_pages(
         streams = noise(page, rows, width, begin)
         stored = begin + streams * rows if streams else 0
         source = page.ctypes.data + stored
-        made = _compress(zstd[0], (zstd[1], frame.ctypes.data, frame.size, source, page.size - stored), zstd[2])
+        made = _compress(zstd[0], (zstd[1], frame.ctypes.data, frame.size, source, page.size - stored, zstd[2]))
         if made <= 0:
             return -1
         skipped = 0

@@ -1,29 +1,19 @@
-"""Bodies: where messages lie in memory, so that they are read without a copy of each.
+"""Bodies: messages without the prefix of their frames, read where their frames lie.
 
-A batch is tens of thousands of `bytes`, each with the five bytes of its frame before the body. Compiled code reads
-them where they are; others are given slices. What frames are: `frames.py`.
+Compiled code takes their addresses; whoever asks for one gets a copy of it. What frames are: `frames.py`.
 """
 
 from __future__ import annotations
 
-import sys
-import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Self, overload
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-Locate = Callable[[int, int, int, int, int, int], int]
-"""The kernel's `locate_bytes`."""
-
-# Where CPython keeps what: a tuple's items behind its head, the bytes of a `bytes` behind its head of 32 bytes.
-_IS_KNOWN = (
-    sys.implementation.name == "cpython"
-    and not sysconfig.get_config_var("Py_GIL_DISABLED")
-    and (object.__basicsize__, bytes.__basicsize__) == (16, 33)
-)
+from efd_pipelines.kafka.frames import ends_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,15 +25,19 @@ class Located:
     held: object
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Bodies(Sequence[bytes]):
-    """Bodies of some values: all but the first `start` bytes of each, which has as many."""
+    """All but the first `start` bytes of some values, which have as many; none is null."""
 
-    def __init__(self, values: Sequence[bytes], start: int = 0) -> None:
-        self._values = tuple(values)
-        self._start = start
+    values: pa.ChunkedArray
+    start: int = 0
+
+    @classmethod
+    def of(cls, bodies: Sequence[bytes]) -> Self:
+        return cls(pa.chunked_array([pa.array(bodies, pa.large_binary())]))
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.values)
 
     @overload
     def __getitem__(self, index: int) -> bytes: ...
@@ -51,27 +45,26 @@ class Bodies(Sequence[bytes]):
     def __getitem__(self, index: slice) -> Bodies: ...
     def __getitem__(self, index: int | slice) -> bytes | Bodies:
         if isinstance(index, slice):
-            return Bodies(self._values[index], self._start)
-        return self._values[index][self._start :]
+            return Bodies(self.values[index], self.start)
+        body: bytes = self.values[index].as_py()[self.start :]
+        return body
 
     def __iter__(self) -> Iterator[bytes]:
-        start = self._start
-        return iter(self._values) if start == 0 else (value[start:] for value in self._values)
+        return (value.as_py()[self.start :] for value in self.values)
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.located().sizes.sum())
 
     def take(self, indices: NDArray[np.int64]) -> Bodies:
         """The bodies at `indices`, in that order."""
-        return Bodies([self._values[index] for index in indices.tolist()], self._start)
+        return Bodies(self.values.take(pa.array(indices)), self.start)
 
-    def located(self, locate: Locate) -> Located:
-        """Where they lie; `locate` finds `bytes`, anything else is copied."""
-        if _IS_KNOWN:
-            places = np.empty((2, len(self)), np.int64)
-            addresses, sizes = places
-            first = id(self._values) + tuple.__basicsize__
-            found = locate(first, len(self), id(bytes), self._start, addresses.ctypes.data, sizes.ctypes.data)
-            if found == len(self):
-                return Located(addresses, sizes, self._values)
-        joined = b"".join(self._values)
-        sizes = np.fromiter(map(len, self._values), np.int64, len(self)) - self._start
-        ends = np.cumsum(sizes + self._start) + np.frombuffer(joined or b"\0", np.uint8).ctypes.data
-        return Located(ends - sizes, sizes, joined)
+    def located(self) -> Located:
+        """Where they lie."""
+        addresses, sizes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for piece in self.values.chunks:
+            data, ends = piece.buffers()[2], ends_of(piece)
+            addresses.append(ends[:-1] + (self.start + (0 if data is None else data.address)))
+            sizes.append(np.diff(ends) - self.start)
+        return Located(np.concatenate(addresses), np.concatenate(sizes), self.values)

@@ -53,18 +53,17 @@ class Compiled:
         plan = plan_of(schema.text, layout)
         assert plan is not None
         if self._left_bytes > 0:
-            self._left_bytes -= sum(map(len, bodies))
+            self._left_bytes -= bodies.size_bytes if isinstance(bodies, Bodies) else sum(map(len, bodies))
             if self._left_bytes > 0:
                 return Attempt(plan.schema.empty_table(), _NONE, _refused(_NONE, len(bodies)), {})
-        lying = bodies if isinstance(bodies, Bodies) else Bodies(bodies)
-        located = lying.located(_kernel().locate_bytes)
+        located = (bodies if isinstance(bodies, Bodies) else Bodies.of(bodies)).located()
         parts = [_Rows(plan, located, first, end) for first, end in _chunks(located.sizes, plan.totals.row_bytes)]
         tables = [part.table() for part in parts if part.rows]
         good = np.concatenate([part.good for part in parts]) if parts else _NONE
         return Attempt(
             table=tables[0] if len(tables) == 1 else pa.concat_tables(tables or [plan.schema.empty_table()]),
             good=good,
-            refused=_refused(good, len(lying)),
+            refused=_refused(good, len(bodies)),
             lengths=_longest([part.lengths() for part in parts]),
         )
 

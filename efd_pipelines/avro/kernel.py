@@ -217,27 +217,6 @@ def _copy(memory: Any, kind: Any, plan: Any, row: Any) -> None:
 
 
 @_jit
-def locate_bytes(items: Any, count: Any, kind: Any, start: Any, addresses: Any, sizes: Any) -> Any:
-    """Finds where the bytes of `bytes` objects lie, all but the first `start`; how many were found before another kind.
-
-    Args:
-        items: the address of the objects' addresses.
-        kind: the address of the type.
-        addresses, sizes: the addresses that take what is found.
-    """
-    memory = origin()
-    for item in range(count):
-        if item + _AHEAD < count:
-            prefetch(memory, load8(memory, items + 8 * (item + _AHEAD)))
-        head = load8(memory, items + 8 * item)
-        if load8(memory, head + 8) != kind:
-            return item
-        store8(memory, addresses + 8 * item, head + 32 + start)
-        store8(memory, sizes + 8 * item, load8(memory, head + 16) - start)
-    return count
-
-
-@_jit
 def decode_rows(plan: Any, fields: Any, addresses: Any, sizes: Any, bodies: Any, good: Any) -> Any:
     """Makes rows of the bodies that are messages; how many there are.
 
@@ -304,7 +283,6 @@ def _signature(arguments: int, result: Any = types.int64) -> Any:
 
 ENTRIES: Mapping[Any, Any] = {
     decode_rows: _signature(6),
-    locate_bytes: _signature(6),
     copy_items: _signature(6, types.none),
     copy_texts: _signature(5, types.none),
 }

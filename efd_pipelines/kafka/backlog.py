@@ -14,12 +14,11 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from efd_pipelines.errors import KafkaUnavailable
 from efd_pipelines.kafka.brokers import Brokers, Watermarks
@@ -35,6 +34,7 @@ from efd_pipelines.kafka.chunks import (
     Truncated,
 )
 from efd_pipelines.kafka.connection import Complaints, client_properties, connect, unavailable
+from efd_pipelines.kafka.consumers import MOST_MESSAGES, Batch, Consumer, make_consumer
 from efd_pipelines.settings import Settings
 
 __all__ = ["Chunk", "Gap", "Position", "Read", "TopicGone", "TopicRefused", "Truncated", "read_backlog"]
@@ -42,7 +42,6 @@ __all__ = ["Chunk", "Gap", "Position", "Read", "TopicGone", "TopicRefused", "Tru
 Answer = TypeVar("Answer")
 
 _CONSUME_BYTES = 4 * 1024 * 1024
-_CONSUME_MESSAGES = 512
 _POLL_S = 0.2
 _CONFIRM_EVERY_S = 2.0
 _CONFIRM_TIMEOUT_S = 3.0
@@ -139,12 +138,14 @@ class _Reader:
         self._stuck: list[tuple[PartitionReading, KafkaError]] = []
         self._to_pause: list[TopicPartition] = []
         self._size_bytes = 0
-        self._largest = 1024
+        # Of the last that were read. Where the next are larger, librdkafka's queue bounds what comes at once.
+        self._message_bytes = 1024
         self._moved_at = self._confirmed_at = time.monotonic()
         self._plan(assignments, ends)
         properties = client_properties(settings, self._complaints)
         properties = {"group.id": "efd_pipelines", **_TUNING, **properties, **_REQUIRED}
-        self._consumer: Consumer | None = connect(Consumer, settings, properties)
+        records = sum(state.end - state.offset for buffer in self._waiting for state in buffer.states)
+        self._consumer: Consumer | None = connect(lambda of: make_consumer(of, records), settings, properties)
         self._brokers = Brokers(settings, timeout_s=min(_CONFIRM_TIMEOUT_S, self._stall_s))
 
     def __enter__(self) -> Self:
@@ -216,11 +217,12 @@ class _Reader:
 
     def _take(self) -> None:
         """Buffer the next records; note what else the brokers say."""
-        count = max(1, min(_CONSUME_MESSAGES, _CONSUME_BYTES // self._largest))
-        messages = self._call(lambda consumer: consumer.consume(count, _POLL_S))
-        if messages:
+        count = max(1, min(MOST_MESSAGES, _CONSUME_BYTES // self._message_bytes))
+        batch = self._call(lambda consumer: consumer.consume(count, _POLL_S))
+        if batch is not None:
             self._moved_at = time.monotonic()
-            self._sort_in(messages)
+            with batch:
+                self._sort_in(batch)
         else:
             self._wait()
         if self._stuck:
@@ -231,38 +233,32 @@ class _Reader:
             paused, self._to_pause = self._to_pause, []
             self._call(lambda consumer: consumer.pause(paused))
 
-    def _sort_in(self, messages: Sequence[Message]) -> None:
-        for (topic, partition), run in groupby(messages, _origin):
-            state = self._open.get((topic, partition))
-            if state is not None:
-                self._sort_in_run(state, list(run))
-
-    def _sort_in_run(self, state: PartitionReading, run: Sequence[Message]) -> None:
-        """Messages of one partition; nearly always they are its next records."""
-        size_bytes = 0 if state.stuck else state.buffer.keep_all(state, run)
-        if size_bytes:
+    def _sort_in(self, batch: Batch) -> None:
+        """Records of one partition after the other; nearly always they are its next ones."""
+        at = 0
+        while at < len(batch):
+            state = self._open.get(batch.origin(at))
+            if state is None or state.stuck:
+                at += 1  # fetched before the partition was paused, or behind something that must be settled first
+                continue
+            end = batch.records_end(at, state.offset, state.end)
+            if end == at:
+                self._sort_in_other(state, batch, at)
+                at += 1
+                continue
+            size_bytes = state.buffer.keep(state, batch, at, end)
             self._size_bytes += size_bytes
-            self._largest = max(self._largest, size_bytes // len(run))
+            self._message_bytes = size_bytes // (end - at)
+            at = end
             if state.offset >= state.end:
                 self._finish(state, state.end)
-            return
-        for message in run:
-            if state.done or state.stuck:
-                break  # fetched before the partition was paused, or behind something that must be settled first
-            self._sort_in_one(state, message)
 
-    def _sort_in_one(self, state: PartitionReading, message: Message) -> None:
-        if message.error() is not None:
-            self._hear(state, message)
-            return
-        offset: int = message.offset()  # type: ignore[assignment]
-        if offset < state.offset:
-            return  # fetched before a seek
-        if offset < state.end:
-            size_bytes = state.buffer.keep(state, message, offset)
-            self._size_bytes += size_bytes
-            self._largest = max(self._largest, size_bytes)
-        if offset + 1 >= state.end:
+    def _sort_in_other(self, state: PartitionReading, batch: Batch, at: int) -> None:
+        """What is not a partition's next record: an error, a record behind the end, or one fetched before a seek."""
+        error, offset = batch.error(at), batch.offset(at)
+        if error is not None:
+            self._hear(state, error, offset)
+        elif offset >= state.end:
             self._finish(state, state.end)
 
     def _finish(self, state: PartitionReading, offset: int) -> None:
@@ -288,12 +284,11 @@ class _Reader:
 
     # What is not a record
 
-    def _hear(self, state: PartitionReading, message: Message) -> None:
-        error = message.error()
-        assert error is not None
+    def _hear(self, state: PartitionReading, error: KafkaError, offset: int) -> None:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
-            self._hear_end(state, message)
+            # No more committed records: the consumer's offset is past markers and aborted ones, too.
+            self._finish(state, offset)
         elif code in _UNREADABLE:
             state.stuck = True
             self._stuck.append((state, error))
@@ -305,11 +300,6 @@ class _Reader:
             # Whatever passes (a leader that moves, a broker that restarts) is retried by librdkafka; what does
             # not pass ends as a stall, with this as its reason.
             self._complaints(error)
-
-    def _hear_end(self, state: PartitionReading, message: Message) -> None:
-        """No more committed records: the consumer's offset is past markers and aborted ones, too."""
-        end: int = message.offset()  # type: ignore[assignment]
-        self._finish(state, end)
 
     def _settle_stuck(self) -> None:
         """Partitions that cannot be read where they stand: where do they go on, if at all?"""
@@ -452,7 +442,3 @@ class _Reader:
                 yield buffer.emptied()
         yield from self._told()
         self._moved_at = time.monotonic()  # the time that others took is not the brokers'
-
-
-def _origin(message: Message) -> tuple[str, int]:
-    return message.topic(), message.partition()  # type: ignore[return-value]

@@ -6,18 +6,17 @@ read. Who reads: `backlog.py`.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import lt
 
-import numpy as np
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import TopicPartition
 
+from efd_pipelines.kafka.consumers import Batch
 from efd_pipelines.kafka.frames import FrameBatch
 
-# What a buffered record costs beside its bytes: two objects, their places in lists, offset and time stamp.
-RECORD_OVERHEAD_BYTES = 140
+# What a buffered record costs beside its bytes: their ends, offset, time stamp and partition. And what records that
+# were read together do: their columns.
+_RECORD_BYTES = 36
+_BATCH_BYTES = 1500
 _GUESSED_RECORD_BYTES = 1024
 
 
@@ -124,16 +123,13 @@ class PartitionReading:
 
 @dataclass(slots=True, eq=False)
 class TopicBuffer:
-    """Records of one topic that have been read and not yet given out; the first `confirmed` are surely the topic's."""
+    """Records of one topic that have been read and not yet given out; those of the first `confirmed` batches are
+    surely the topic's."""
 
     topic: str
     topic_id: str = ""
     states: list[PartitionReading] = field(default_factory=list)
-    values: list[bytes | None] = field(default_factory=list)
-    keys: list[bytes | None] = field(default_factory=list)
-    partitions: array[int] = field(default_factory=lambda: array("i"))
-    offsets: array[int] = field(default_factory=lambda: array("q"))
-    timestamps: array[int] = field(default_factory=lambda: array("q"))
+    batches: list[FrameBatch] = field(default_factory=list)
     size_bytes: int = 0
     records: int = 0
     read_bytes: int = 0
@@ -144,7 +140,7 @@ class TopicBuffer:
     @property
     def has_news(self) -> bool:
         """Whether there is something to give out."""
-        return bool(self.values) or any(state.offset != state.told for state in self.states)
+        return bool(self.batches) or any(state.offset != state.told for state in self.states)
 
     @property
     def is_unconfirmed(self) -> bool:
@@ -154,44 +150,15 @@ class TopicBuffer:
     def is_done(self) -> bool:
         return all(state.done for state in self.states)
 
-    def keep(self, state: PartitionReading, message: Message, offset: int) -> int:
-        """Add a record; how many bytes it takes, and its places."""
-        value, key = message.value(), message.key()
-        kind, timestamp_ms = message.timestamp()
-        self.values.append(value)
-        self.keys.append(key)
-        self.partitions.append(state.partition)
-        self.offsets.append(offset)
-        self.timestamps.append(timestamp_ms if kind else -1)
-        state.offset = offset + 1
-        state.epoch = message.leader_epoch()
-        size_bytes = (len(value) if value else 0) + (len(key) if key else 0) + RECORD_OVERHEAD_BYTES
+    def keep(self, state: PartitionReading, batch: Batch, begin: int, end: int) -> int:
+        """Adds records that come next in a partition; how many bytes they take."""
+        frames = batch.frames(begin, end)
+        size_bytes = _held_bytes(frames)
+        self.batches.append(frames)
+        state.offset = int(frames.offsets[-1]) + 1
+        state.epoch = batch.epoch(end - 1)
         self.size_bytes += size_bytes
-        self.records += 1
-        self.read_bytes += size_bytes
-        return size_bytes
-
-    def keep_all(self, state: PartitionReading, run: Sequence[Message]) -> int:
-        """Add records that come next in a partition; how many bytes they take, 0 where they are not just that."""
-        if any(message.error() is not None for message in run):
-            return 0
-        offsets: list[int] = [message.offset() for message in run]  # type: ignore[misc]
-        if offsets[0] < state.offset or offsets[-1] >= state.end or not all(map(lt, offsets, offsets[1:])):
-            return 0
-        values = [message.value() for message in run]
-        keys = [message.key() for message in run]
-        stamps = [message.timestamp() for message in run]
-        self.values += values
-        self.keys += keys
-        self.partitions.extend([state.partition] * len(run))
-        self.offsets.extend(offsets)
-        self.timestamps.extend([stamp if kind else -1 for kind, stamp in stamps])
-        state.offset = offsets[-1] + 1
-        state.epoch = run[-1].leader_epoch()
-        size_bytes = sum(map(len, filter(None, values))) + sum(map(len, filter(None, keys)))
-        size_bytes += RECORD_OVERHEAD_BYTES * len(run)
-        self.size_bytes += size_bytes
-        self.records += len(run)
+        self.records += len(frames)
         self.read_bytes += size_bytes
         return size_bytes
 
@@ -202,16 +169,13 @@ class TopicBuffer:
 
     def confirm(self) -> None:
         """What has been read so far is the topic's that we know."""
-        self.confirmed = len(self.values)
+        self.confirmed = len(self.batches)
         self.confirmed_positions = {state.partition: state.position for state in self.states}
 
     def cut_unconfirmed(self) -> int:
         """Forget what may be another topic's: it counts as not read. The bytes that this frees."""
-        count = self.confirmed
-        cut = sum(len(value) for value in self.values[count:] if value)
-        cut += sum(len(key) for key in self.keys[count:] if key) + RECORD_OVERHEAD_BYTES * (len(self.values) - count)
-        del self.values[count:], self.keys[count:]
-        del self.partitions[count:], self.offsets[count:], self.timestamps[count:]
+        cut = sum(map(_held_bytes, self.batches[self.confirmed :]))
+        del self.batches[self.confirmed :]
         for state in self.states:
             known = self.confirmed_positions.get(state.partition)
             state.offset, state.epoch = (known.offset, known.leader_epoch) if known else (state.told, None)
@@ -221,17 +185,13 @@ class TopicBuffer:
     def emptied(self) -> Chunk:
         """All of it as a chunk; the buffer is empty afterwards."""
         moved = {state.partition: state.position for state in self.states if state.offset != state.told}
-        frames = FrameBatch(
-            self.topic,
-            self.values,
-            self.keys,
-            np.frombuffer(self.partitions, np.int32) if self.partitions else np.empty(0, np.int32),
-            np.frombuffer(self.offsets, np.int64) if self.offsets else np.empty(0, np.int64),
-            np.frombuffer(self.timestamps, np.int64) if self.timestamps else np.empty(0, np.int64),
-        )
+        frames = FrameBatch.joined(self.topic, self.batches)
         for state in self.states:
             state.told = state.offset
-        self.values, self.keys = [], []
-        self.partitions, self.offsets, self.timestamps = array("i"), array("q"), array("q")
+        self.batches.clear()
         self.size_bytes = self.confirmed = 0
         return Chunk(frames, moved)
+
+
+def _held_bytes(frames: FrameBatch) -> int:
+    return frames.size_bytes + _RECORD_BYTES * len(frames) + _BATCH_BYTES

@@ -7,7 +7,7 @@ What belongs here: from settings to librdkafka's configuration, and from its err
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 from pydantic import SecretStr
@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from efd_pipelines.errors import KafkaUnavailable, SettingsError
 from efd_pipelines.settings import Settings
 
-Client = TypeVar("Client", bound="Polled")
+Client = TypeVar("Client")
 
 _IDENTITY = frozenset(
     {
@@ -29,12 +29,6 @@ _RIGHTS = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_A
 _VAGUE = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
 # Names with an underscore cannot be told from dotted ones in an environment variable; there is one for users.
 _UNDERSCORED = {"log.level": "log_level"}
-
-
-class Polled(Protocol):
-    """A client of confluent-kafka: its callbacks run while it is polled."""
-
-    def poll(self, timeout: float) -> object: ...
 
 
 class Complaints:

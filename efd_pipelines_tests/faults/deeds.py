@@ -27,7 +27,7 @@ from efd_pipelines.avro.compiled import Compiled
 from efd_pipelines.errors import EfdError
 from efd_pipelines.history import answers, influx, turns
 from efd_pipelines.history.healing import heal
-from efd_pipelines.kafka import registry
+from efd_pipelines.kafka import consumers, registry
 from efd_pipelines.settings import Settings
 from efd_pipelines.simulator.everything import random_series
 from efd_pipelines.simulator.fixtures import builtin_topic
@@ -49,8 +49,12 @@ class Surprise(Exception):
     """Work that met an error which is nobody's on purpose."""
 
 
-def archive_all(settings: Settings, *, run: str = "struck", until_caught_up: bool = False) -> dict[str, Any]:
-    """`efd archive run`."""
+def archive_all(
+    settings: Settings, *, run: str = "struck", until_caught_up: bool = False, compiled: bool = False
+) -> dict[str, Any]:
+    """`efd archive run`; `compiled`: reading as it reads much."""
+    if compiled:
+        consumers.WORTH_COMPILING = 0
     try:
         result = drain(Archive(settings), settings, run=run, until_caught_up=until_caught_up)
     except DrainIncomplete as error:

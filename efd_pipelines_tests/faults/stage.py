@@ -52,7 +52,7 @@ class Stage:
         self._scratch = scratch
         self._stack = stack
         self._homes: dict[str, tuple[Servers, SalProducer]] = {}
-        self._archives = 0
+        self._archives = self._drains = 0
         (scratch / "configuration.yaml").write_text(_CONFIGURATION)
         (scratch / "certificate.pem").write_text(_a_certificate())
 
@@ -85,7 +85,10 @@ class Stage:
         return self._homes[name]
 
     def arguments(self, deed: str) -> dict[str, Any]:
-        """What the deed has to know of the site."""
+        """What the deed has to know of the site. Every second drain reads as if there were much."""
+        if deed == "drain":
+            self._drains += 1
+            return {"compiled": self._drains % 2 == 0}
         return {"weeks": self.site.history.weeks()[-2:]} if deed == "heal" else {}
 
     def do(self, deed: str, strike: Strike | None = None, **arguments: Any) -> Running:

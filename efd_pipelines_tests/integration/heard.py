@@ -98,7 +98,7 @@ class Heard:
         self.chunks.append(item)
         frames = item.frames
         for value, partition, offset in zip(
-            frames.values, frames.partitions.tolist(), frames.offsets.tolist(), strict=True
+            frames.values.to_pylist(), frames.partitions.tolist(), frames.offsets.tolist(), strict=True
         ):
             self.values.setdefault((frames.topic, partition), []).append(value)
             self.offsets.setdefault((frames.topic, partition), []).append(offset)

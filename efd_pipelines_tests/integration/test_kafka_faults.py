@@ -8,18 +8,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
 
 from efd_pipelines.errors import KafkaUnavailable, SettingsError
+from efd_pipelines.kafka import consumers
 from efd_pipelines.kafka.backlog import Chunk, Gap, Position, TopicGone, TopicRefused, Truncated, read_backlog
 from efd_pipelines.kafka.brokers import Brokers
 from efd_pipelines.servers.kafka import KafkaServer
 from efd_pipelines.settings import load_settings
 from efd_pipelines_tests.conftest import start
 from efd_pipelines_tests.integration.heard import Cluster, Heard, run, values_of
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled() -> Iterator[None]:
+    """Reading as much is read."""
+    with mock.patch.object(consumers, "WORTH_COMPILING", 0):
+        yield
 
 
 @pytest.fixture

@@ -12,10 +12,21 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
+from efd_pipelines.kafka import consumers
 from efd_pipelines.kafka.backlog import Chunk, Gap, Position, TopicGone, Truncated, read_backlog
 from efd_pipelines.kafka.brokers import Brokers
 from efd_pipelines.servers.kafka import KafkaServer
 from efd_pipelines_tests.integration.heard import Cluster, Heard, run, values_of
+
+each_consumer = pytest.mark.parametrize("consumer", ["compiled", "plain"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def consumer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The consumer that reads: that for much, where a test does not ask for each."""
+    name: str = getattr(request, "param", "compiled")
+    monkeypatch.setattr(consumers, "WORTH_COMPILING", {"compiled": 0, "plain": 2**62}[name])
+    return name
 
 
 @pytest.fixture
@@ -28,6 +39,7 @@ def topic(unique: str) -> str:
     return f"lsst.sal.{unique}.a"
 
 
+@each_consumer
 def test_every_record_comes_once_with_all_that_it_has(cluster: Cluster, topic: str) -> None:
     cluster.make(topic, partitions=3)
     for partition in range(3):
@@ -39,12 +51,13 @@ def test_every_record_comes_once_with_all_that_it_has(cluster: Cluster, topic: s
         assert heard.positions[topic, partition] == Position(50, 0)
     assert heard.events == []
     frames = heard.chunks[0].frames
-    numbers = [int(value or b"") for value in frames.values]
-    assert frames.keys == [b"k%d" % number for number in numbers]
+    numbers = [int(value or b"") for value in frames.values.to_pylist()]
+    assert frames.keys.to_pylist() == [b"k%d" % number for number in numbers]
     assert frames.timestamps_ms.tolist() == [number + 1 for number in numbers]
     assert frames.size_bytes == sum(len(b"k%d%d" % (number, number)) for number in numbers)
 
 
+@each_consumer
 def test_records_without_key_or_value_are_records(cluster: Cluster, topic: str) -> None:
     cluster.make(topic)
     producer = Producer({"bootstrap.servers": cluster.server.bootstrap, "log_level": 0})
@@ -52,10 +65,11 @@ def test_records_without_key_or_value_are_records(cluster: Cluster, topic: str) 
     producer.produce(topic, b"", None)
     producer.flush(30)
     frames = Heard.of(cluster.read(topic)).chunks[0].frames
-    assert frames.values == [None, b""]
-    assert frames.keys == [b"key", None]
+    assert frames.values.to_pylist() == [None, b""]
+    assert frames.keys.to_pylist() == [b"key", None]
 
 
+@each_consumer
 def test_reading_ends_where_it_was_told_though_more_comes(cluster: Cluster, topic: str) -> None:
     cluster.make(topic)
     cluster.put(topic, range(10))
@@ -83,6 +97,7 @@ def test_nothing_to_read_gives_nothing_at_once(cluster: Cluster, topic: str) -> 
     assert time.monotonic() - began < 2
 
 
+@each_consumer
 def test_transaction_markers_move_the_position_and_aborted_records_do_not_come(cluster: Cluster, topic: str) -> None:
     cluster.make(topic)
     producer = Producer({"bootstrap.servers": cluster.server.bootstrap, "transactional.id": topic, "log_level": 0})
@@ -95,7 +110,7 @@ def test_transaction_markers_move_the_position_and_aborted_records_do_not_come(c
             producer.abort_transaction(30)
         else:
             producer.commit_transaction(30)
-    assert cluster.offsets(topic)[0].high == 4  # two records, two markers
+    cluster.wait(lambda: cluster.offsets(topic)[0].high == 4)  # two records, two markers
     heard = Heard.of(cluster.read(topic))
     assert heard.values[topic, 0] == [b"committed"]
     assert heard.positions[topic, 0].offset == 4
@@ -122,6 +137,7 @@ def test_an_open_transaction_is_not_read_past(cluster: Cluster, topic: str) -> N
     assert later.values[topic, 0] == [b"open", *values_of(range(2, 4))]
 
 
+@each_consumer
 def test_expired_records_are_a_gap_and_reading_goes_on(cluster: Cluster, topic: str) -> None:
     cluster.make(topic, partitions=2)
     cluster.put(topic, range(20))
@@ -147,6 +163,7 @@ def test_a_topic_that_expired_as_a_whole_is_a_gap_and_a_position(cluster: Cluste
     assert len(items) == 2
 
 
+@each_consumer
 def test_a_position_past_the_end_is_a_truncation(cluster: Cluster, topic: str) -> None:
     cluster.make(topic)
     cluster.put(topic, range(8))
@@ -210,6 +227,7 @@ def test_a_topic_created_again_while_it_is_read_is_told_apart(cluster: Cluster, 
     assert heard.positions[topic, 0].offset == len(read)
 
 
+@each_consumer
 def test_partitions_that_are_added_do_not_disturb(cluster: Cluster, topic: str) -> None:
     cluster.make(topic)
     cluster.put(topic, range(5000), size=3000)
@@ -247,14 +265,16 @@ def test_a_slow_taker_is_not_taken_for_a_stalled_broker(kafka: KafkaServer, topi
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
 def test_a_backlog_of_large_messages_is_read_in_little_memory(cluster: Cluster, topic: str) -> None:
-    """400 MB in messages of 116 kB; a process with the libraries loaded has some 90 MiB."""
+    """400 MB in messages of 116 kB; a process with the libraries and compiled code loaded has some 200 MiB."""
     cluster.make(topic)
     cluster.put(topic, range(3500), size=116_000)
     done = run(
         f"""
         import re
         from pathlib import Path
+        from efd_pipelines.kafka import consumers
         from efd_pipelines.kafka.backlog import Position, read_backlog
+        consumers.WORTH_COMPILING = 0
         settings = settings_for({cluster.server.bootstrap!r})
         records = 0
         for item in read_backlog(settings, {{{topic!r}: {{0: Position(0)}}}}, {{{topic!r}: {{0: 3500}}}}):
@@ -264,4 +284,4 @@ def test_a_backlog_of_large_messages_is_read_in_little_memory(cluster: Cluster, 
     )
     records, peak_kib = map(int, done.stdout.split())
     assert records == 3500
-    assert peak_kib / 1024 < 300
+    assert peak_kib / 1024 < 370

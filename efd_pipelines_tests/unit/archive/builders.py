@@ -96,7 +96,7 @@ class Topic:
         """Commits the next records (all by default), as a drain does."""
         end = len(self.values) if count is None else min(len(self.values), self.position + count)
         chosen = range(self.position, end)
-        frames = FrameBatch(
+        frames = FrameBatch.of(
             "lsst.sal.Test.x",
             [self.values[n] for n in chosen],
             [b"{}" for _ in chosen],

@@ -16,7 +16,7 @@ COMPACTED = TopicConfig("compact", -1, "CreateTime", 1_000_000, compaction_lag_m
 
 def frames(offsets: list[int], age_days: float = 30, partition: int = 0) -> FrameBatch:
     count = len(offsets)
-    return FrameBatch(
+    return FrameBatch.of(
         "lsst.sal.Test.logevent_x",
         [b""] * count,
         [b""] * count,

@@ -259,7 +259,7 @@ def test_bodies_of_any_kind_of_bytes_are_read_behind_their_prefix(kind: Any) -> 
     schema = a_schema(("s", "string"), ("x", "double"))
     messages = [{"s": "µ" * n, "x": n / 3} for n in range(40)]
     frames = [kind(b"\0\0\0\0\7" + body) for body in bodies_of(schema, messages)]
-    bodies = Bodies(frames, 5)
+    bodies = Bodies(pa.chunked_array([pa.array(frames, pa.large_binary())]), 5)
     assert Compiled().attempt(bodies, schema, plan_layout(schema)).table.to_pylist() == messages
     assert list(map(bytes, bodies.take(np.array([3, 1])))) == bodies_of(schema, [messages[3], messages[1]])
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 
-from efd_pipelines.kafka.frames import FrameBatch
+from efd_pipelines.kafka.frames import FrameBatch, ends_of
 
 
 def frames() -> FrameBatch:
-    return FrameBatch(
+    return FrameBatch.of(
         "lsst.sal.A.a",
         [b"one", None, b""],
         [b"k", None, b""],
@@ -25,8 +26,24 @@ def test_size_is_that_of_values_and_keys() -> None:
 
 def test_taking_keeps_all_that_belongs_to_a_frame() -> None:
     taken = frames().take(np.array([2, 0]))
-    assert (taken.values, taken.keys) == ([b"", b"one"], [b"", b"k"])
+    assert (taken.values.to_pylist(), taken.keys.to_pylist()) == ([b"", b"one"], [b"", b"k"])
     assert taken.partitions.tolist() == [1, 0]
     assert taken.offsets.tolist() == [7, 5]
     assert taken.timestamps_ms.tolist() == [3, 1]
     assert len(frames().take([])) == 0
+
+
+def test_batches_are_joined_in_order_and_cut_pieces_count_by_what_is_left() -> None:
+    both = FrameBatch.joined("lsst.sal.A.a", [frames(), frames()])
+    assert both.values.to_pylist() == [b"one", None, b"", b"one", None, b""]
+    assert both.keys.to_pylist() == [b"k", None, b"", b"k", None, b""]
+    assert both.offsets.tolist() == [5, 6, 7, 5, 6, 7]
+    assert both.size_bytes == 2 * len(b"onek")
+    assert both.take([3]).size_bytes == len(b"onek")
+    assert len(FrameBatch.joined("t", [])) == 0
+
+
+def test_where_values_lie_is_told_of_pieces_that_begin_elsewhere() -> None:
+    column = pa.array([b"ab", b"", b"cde", b"f"], pa.large_binary())
+    assert ends_of(column[1:3]).tolist() == [2, 2, 5]
+    assert ends_of(column[:0]).tolist() == [0]
