@@ -47,9 +47,13 @@ def chromium() -> Path:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium: Path, ui: DagsterSite) -> Iterator[Browser]:
-    """Chromium without a window; started after what it looks at, whose runs need an event loop of their own."""
+    """Chromium without a window.
+
+    Playwright's event loop runs in this thread until the window is closed: the window opens after what it looks at,
+    whose runs need a loop of their own, and does not outlive its module, since others' tests need one, too.
+    """
     with sync_playwright() as playwright:
         window = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
         yield window
