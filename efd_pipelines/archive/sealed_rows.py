@@ -116,7 +116,7 @@ class _Table:
         plain = [row for row in covered if row["commit_kind"] != SEALED]
         seal = next(row for row in plain if row["version"] == sealed_at and row["commit_kind"] == "seal")
         changes = painted(_changes(covered))
-        ranges = version_ranges({version for row in covered for version in _covers(row)})
+        ranges = version_ranges({version for row in covered for version in versions_of(row)})
         reached = self._reached(plain, before, ranges)
         positions = {move["partition"]: move["position"] for move in reached}
         history = _sum(before, "history") + sum(row["rows"] for row in plain if row["commit_kind"] == "fill")
@@ -226,7 +226,8 @@ def _versions(rows: Iterable[Row]) -> Iterator[int]:
             yield row["version"]
 
 
-def _covers(row: Row) -> Iterable[int]:
+def versions_of(row: Row) -> Collection[int]:
+    """The versions that a row stands for."""
     return sealed_versions(row["sealed"]) if row["commit_kind"] == SEALED else (row["version"],)
 
 
@@ -258,15 +259,24 @@ def _agrees(covered: Sequence[Row], certificate: Certificate) -> bool:
     sums = tuple(sum(row[name] for row in covered) for name in ("rows", "bytes", "files"))
     if sums != (certificate.rows, certificate.size_bytes, len(certificate.files)):
         return False
-    names: dict[str, int] = {}
-    for row in covered:
-        if row["names"] is None:
-            return True
-        for name in json.loads(row["names"]):
-            digest = hash_of_path(name[1:])
-            names[digest] = names.get(digest, 0) + (1 if name[0] == "+" else -1)
+    names = files_left(covered)
+    if names is None:
+        return True
     live = {digest: count for digest, count in names.items() if count}
     return live == {hash_of_path(file.path): 1 for file in certificate.files}
+
+
+def files_left(rows: Iterable[Row]) -> dict[str, int] | None:
+    """How often rows add each file less how often they take it, by hash; None where an older release did not name
+    them."""
+    found: dict[str, int] = {}
+    for row in rows:
+        if row["names"] is None:
+            return None
+        for name in json.loads(row["names"]):
+            digest = hash_of_path(name[1:])
+            found[digest] = found.get(digest, 0) + (1 if name[0] == "+" else -1)
+    return found
 
 
 def _only_gaps(row: Row) -> Row:

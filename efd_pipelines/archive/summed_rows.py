@@ -21,9 +21,8 @@ from efd_pipelines.archive.ledger_rows import (
     changes_text,
     hash_of_path,
     packed,
-    sealed_versions,
 )
-from efd_pipelines.archive.sealed_rows import Row, version_ranges
+from efd_pipelines.archive.sealed_rows import Row, files_left, version_ranges, versions_of
 from efd_pipelines.times import Week
 
 if TYPE_CHECKING:
@@ -69,18 +68,17 @@ def _agrees(rows: Sequence[Row], files: Sequence[DataFile]) -> bool:
     return said == held and (named is None or sorted(named) == sorted(hash_of_path(file.path) for file in files))
 
 
-def _live(rows: Iterable[Row]) -> dict[str, str] | None:
+def _live(rows: Sequence[Row]) -> dict[str, str] | None:
     """The files that rows leave, by hash, each with its slice; None where an older release did not name them."""
-    counts: dict[str, int] = {}
-    slices: dict[str, str] = {}
-    for row in rows:
-        if row["names"] is None:
-            return None
-        for name in json.loads(row["names"]):
-            digest = hash_of_path(name[1:])
-            counts[digest] = counts.get(digest, 0) + (1 if name[0] == "+" else -1)
-            slices[digest] = row["slice"] or name[1:].rpartition("-")[0]
-    return {digest: slices[digest] for digest, count in counts.items() for _ in range(count)}
+    counts = files_left(rows)
+    if counts is None:
+        return None
+    slices = {
+        hash_of_path(name[1:]): row["slice"] or name[1:].rpartition("-")[0]
+        for row in rows
+        for name in json.loads(row["names"])
+    }
+    return {digest: slices[digest] for digest, count in counts.items() if count > 0}
 
 
 def _sum(covered: Sequence[Row]) -> Row:
@@ -91,7 +89,7 @@ def _sum(covered: Sequence[Row]) -> Row:
     last = max((row["time_max"] for row in covered if row["time_max"] is not None), default=None)
     week = Week.parse(newest["week"])
     whole = Change(week.start_us if first is None else first, week.end_us - 1 if last is None else last, changed)
-    versions = {version for row in covered for version in _versions(row)}
+    versions = {version for row in covered for version in versions_of(row)}
     return {
         **newest,
         **{name: sum(row[name] for row in covered) for name in ("rows", "bytes", "files", "avro_bytes", "records")},
@@ -111,10 +109,6 @@ def _sum(covered: Sequence[Row]) -> Row:
         "sealed": packed({"versions": version_ranges(versions)}),
         "history": 0,
     }
-
-
-def _versions(row: Row) -> Collection[int]:
-    return sealed_versions(row["sealed"]) if row["commit_kind"] == SEALED else (row["version"],)
 
 
 def _changed(row: Row) -> int:

@@ -32,6 +32,7 @@ from efd_pipelines.archive.certificates import (
 )
 from efd_pipelines.archive.files import write_data_file
 from efd_pipelines.archive.ledger import RAW, rows_of
+from efd_pipelines.archive.ledger_rows import LedgerRow
 from efd_pipelines.archive.merging import MAX_FILES, merge
 from efd_pipelines.archive.sealing import NotOver, SealResult, seal, unsealed_weeks
 from efd_pipelines.archive.slices import SliceUnit
@@ -120,15 +121,17 @@ def test_a_sealed_week_is_what_its_certificate_says(tmp_path: Path) -> None:
 def test_a_sealed_week_of_hours_has_a_file_for_each(tmp_path: Path) -> None:
     """168 of forceActuatorData, whatever it had while it grew, and never more than 16 of one hour."""
     archive = Archive(load_settings({}, None, archive=str(tmp_path)))
-    topic, most = Topic(archive, unit=SliceUnit.HOUR), 0
+    topic, most, entered = Topic(archive, unit=SliceUnit.HOUR), 0, list[LedgerRow]()
     for hour in range(HOURS):
         begins = WEEK.start_us + hour * HOUR_US
         for part in range(DRAINS):
             topic.send(NEW, [begins + part * HOUR_US // DRAINS], count=[1], level=[0.5])
-            topic.drain()
-            files = archive.snapshot(topic.dataset).files(start_us=begins, end_us=begins + HOUR_US)
-            most = max(most, len(files))
+            entered += rows_of(RAW, topic.dataset, topic.drain(into_ledger=False))
             if part % 5 == 4:
+                files = archive.snapshot(topic.dataset).files(start_us=begins, end_us=begins + HOUR_US)
+                most = max(most, len(files))
+                archive.ledger.append(entered)
+                entered.clear()
                 merge(archive, now=from_microseconds(begins + (part + 1) * HOUR_US // DRAINS))
         if hour % 24 == 23:
             archive.ledger.compact()
