@@ -45,6 +45,7 @@ def test_an_archive_that_is_not_there_is_reported_as_empty(efd: Efd) -> None:
 
 def test_one_topic_of_one_week_makes_a_whole_report(efd: Efd, tmp_path: Path) -> None:
     sent = one_topic(tmp_path)
+    assert efd("annotate", "Mirror <washed>", "--at", f"{this_week().previous()}T12:00:00").code == 0
     report = efd("report", "storage", "--json").document
     assert (report["weeks"], report["messages"], report["total_mb"]) == ([this_week().previous().key], 100, sent / 1e6)
     said = titles(report)
@@ -52,6 +53,9 @@ def test_one_topic_of_one_week_makes_a_whole_report(efd: Efd, tmp_path: Path) ->
     assert any(title.startswith("MTM1M3 alone sends telemetry: ") for title in said)
     assert "Where the bytes come from: 100 % from MTM1M3, 1 topic in all" in said
     page = next(Path(file) for file in report["files"] if file.endswith(".html")).read_text()
+    assert f"1: {this_week().previous()} 12:00 UTC" in page
+    assert "Mirror &lt;washed&gt;" in page
+    assert [one["text"] for one in efd("annotate", "--list", "--json").document] == ["Mirror <washed>"]
     (line,) = re.findall(r'<path [^>]*class="line line-0"[^>]*>', page)
     (first, level), (last, same) = re.findall(r"([\d.]+),([\d.]+)", line)
     assert (float(last) - float(first) > 100, level) == (True, same)
