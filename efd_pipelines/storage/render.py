@@ -34,7 +34,9 @@ LOCAL = ZoneInfo("America/Santiago")
 def documents(report: StorageReport, more: Sequence[Section] = ()) -> dict[str, bytes]:
     """The report's files by name; the text comes last: what it points to is there by then."""
     from efd_pipelines.storage.chart import picture
+    from efd_pipelines.storage.sections import sections
 
+    made = sections(report)
     kept = {}
     if report.stores is not None and report.stores.num_rows and len(report.weeks) == 1:
         kept[SNAPSHOTS] = as_parquet(report.stores)
@@ -42,19 +44,19 @@ def documents(report: StorageReport, more: Sequence[Section] = ()) -> dict[str, 
         **kept,
         TABLE: report.gathered.parquet,
         PICTURE: picture(report),
-        PAGE: html(report, more).encode(),
-        TEXT: markdown(report).encode(),
+        PAGE: html(report, more, made).encode(),
+        TEXT: markdown(report, made=made).encode(),
     }
 
 
-def html(report: StorageReport, more: Sequence[Section] = ()) -> str:
-    """The report as one page that needs no network; `more` are sections after its own."""
+def html(report: StorageReport, more: Sequence[Section] = (), made: Sequence[Section] | None = None) -> str:
+    """The report as one page that needs no network; `more` are sections after its own (`made`, where they are)."""
     from efd_pipelines.storage.page import page
     from efd_pipelines.storage.sections import sections
 
     title = f"What the EFD's data takes: {period(report.weeks)}"
     notes = " ".join([_bounds(report), f"Sizes are {report.measure.value} where nothing else is said.", *report.notes])
-    return page(title, notes.strip(), report.missing, [*sections(report), *more])
+    return page(title, notes.strip(), report.missing, [*(made or sections(report)), *more])
 
 
 def drawings(report: StorageReport) -> dict[str, str]:
@@ -65,11 +67,17 @@ def drawings(report: StorageReport) -> dict[str, str]:
     return {one.key: drawing(one.svg) for one in sections(report) if one.key in DRAWN and one.svg}
 
 
-def markdown(report: StorageReport, picture: str = PICTURE, charts: Mapping[str, str] | None = None) -> str:
+def markdown(
+    report: StorageReport,
+    picture: str = PICTURE,
+    charts: Mapping[str, str] | None = None,
+    made: Sequence[Section] | None = None,
+) -> str:
     """The report for people; `picture` is where its chart is (a path, or a data address), `charts` are those of
-    sections, by their keys."""
+    sections, by their keys; `made` are the page's own sections, where they are made."""
     from efd_pipelines.storage.sections import sections
 
+    shown = [one for one in made or sections(report) if not one.key.startswith(_TABLES)]
     parts = [
         f"# What the EFD's data takes: {period(report.weeks)}",
         _bounds(report),
@@ -81,7 +89,7 @@ def markdown(report: StorageReport, picture: str = PICTURE, charts: Mapping[str,
         f"![Share of each component]({picture})" if picture else "",
         _totals(report),
         *(_section(report, name) for name in SECTIONS if len(report.section(name))),
-        *(section_text(one, charts or {}, PAGE) for one in sections(report) if not one.key.startswith(_TABLES)),
+        *(section_text(one, charts or {}, PAGE) for one in shown),
         _topics(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
