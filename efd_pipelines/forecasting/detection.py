@@ -36,13 +36,14 @@ from efd_pipelines.forecasting.half_days import (
 )
 from efd_pipelines.forecasting.outages import what_is_known
 from efd_pipelines.forecasting.record_sizes import jumps
-from efd_pipelines.forecasting.references import expectations, good_ones, least_off, lowest
+from efd_pipelines.forecasting.references import expectations, good_ones, least_off, lowest, new_ones
 from efd_pipelines.forecasting.sporadic import told
 
 _LEAST_STEP, _MARGIN = (0.57, 5.3), (2.5, 3.0)
 _SIGMAS, _AT_ONCE = 6.0, 500
 _SILENT, _NEVER_BELOW, _SILENT_COUNT, _SILENT_DAYS = 0.01, 0.3, 100.0, 56
 _KIND_HZ, _NEW_MARGIN, _ALLOWED = 20.0, 3.0, 1.2
+_NEAR, _REACHED_DAYS, _BEYOND, _GO_ON = 0.15, 7, 1.5, 0.1
 
 
 def detect(counts: Counts) -> list[Finding]:
@@ -96,7 +97,7 @@ def _rates(counts: Counts, records: Numbers, part: int) -> Iterator[Finding]:
     good = good_ones(off)
     steadily = is_telemetry(counts) | is_regular(records, expected[0])
     left = _left(off, expected, good, steadily)
-    flagged = _flagged(counts, records, left, good)
+    flagged = _flagged(counts, records, left, good, _go_on(expected))
     silent = _silent(records, left.least, scale) & good[[1, 3, 4, 5]].any(axis=0) & ~flagged
     loud = _loud(counts, records)
     moved = np.where(records < left.usual, -1, 1) * (flagged | silent)
@@ -114,21 +115,28 @@ def _rates(counts: Counts, records: Numbers, part: int) -> Iterator[Finding]:
 
 
 def _left(off: Numbers, expected: Numbers, good: Numbers, steadily: Numbers) -> _Left:
-    left, which = least_off(off, good)
-    worst = before(left, MEMORY_DAYS, 1.0)
+    left, which = least_off(off, good | new_ones(off))
+    worst = before(least_off(off, good)[0], MEMORY_DAYS, 1.0)
     limit = np.maximum(np.where(steadily, *_LEAST_STEP), np.where(steadily, *_MARGIN) * worst)
     usual = np.take_along_axis(expected, which[None], axis=0)[0]
     return _Left(usual, which, lowest(expected), left / limit)
 
 
-def _flagged(counts: Counts, records: Numbers, left: _Left, good: Numbers) -> Numbers:
+def _go_on(expected: Numbers) -> Numbers:
+    """Whether the steady topics of a topic's component send what they always do."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Numbers = np.abs(expected[3] / expected[0] - 1) < _GO_ON
+    return found
+
+
+def _flagged(counts: Counts, records: Numbers, left: _Left, good: Numbers, go_on: Numbers) -> Numbers:
     """Whether a half day is flagged: beyond what is let pass and beyond chance, by a reference that may accuse it."""
     usual, less = left.usual, records < left.usual
     clear = np.abs(records - usual) > _SIGMAS * np.sqrt(np.maximum(usual, 0) + records + 1)
     # A component's mean may acquit a topic, but accuse it only what is like it: its kind, or its past, and where it
     # sends less a steady sibling that goes on; without one its component is down.
     likes = good[[1, 4, 5]].any(axis=0)
-    judged = (past_sum(records > 0, MEMORY_DAYS) >= LEAST_DAYS) & (likes | (good[0] & (good[3] | ~less)))
+    judged = (past_sum(records > 0, MEMORY_DAYS) >= LEAST_DAYS) & (likes | (good[0] & (good[3] | go_on | ~less)))
     # A component that is enabled sends what it may: that needs no other to do the same, up to the declared rates; nor
     # has what never expected anything of a topic shown that it knows when it is enabled.
     unlike = ~likes | (usual < STEADY_COUNT)
@@ -139,10 +147,14 @@ def _flagged(counts: Counts, records: Numbers, left: _Left, good: Numbers) -> Nu
 
 def _loud(counts: Counts, records: Numbers) -> Numbers:
     """By how much a topic is beyond what its kind ever sends: 20 Hz of an event or command, half as much again as its
-    declared rate of telemetry; and beyond three times what it has sent before."""
-    most = np.where(is_telemetry(counts), np.maximum(1.5 * counts.declared_hz, _KIND_HZ), _KIND_HZ) * PART_S
+    declared rate of telemetry; and beyond three times what it has sent before. Of telemetry that has reached its
+    declared rate and never passed it, half as much again is enough."""
+    declared, telemetry = counts.declared_hz * PART_S, is_telemetry(counts)
+    most = np.where(telemetry, np.maximum(1.5 * declared, _KIND_HZ * PART_S), _KIND_HZ * PART_S)
     past = np.nan_to_num(before(records, MEMORY_DAYS, 1.0, least=1))
-    return records / np.maximum(most, _NEW_MARGIN * past)
+    reached = past_sum(np.abs(records - declared) < _NEAR * declared, MEMORY_DAYS) >= _REACHED_DAYS
+    kept = telemetry & reached & (past < (1 + _NEAR) * declared) & (declared >= _SILENT_COUNT)
+    return records / np.where(kept, _BEYOND * np.maximum(declared, past), np.maximum(most, _NEW_MARGIN * past))
 
 
 def _silent(records: Numbers, lowest: Numbers, scale: Numbers) -> Numbers:

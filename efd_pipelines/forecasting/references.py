@@ -16,6 +16,7 @@ import numpy as np
 
 from efd_pipelines.forecasting.half_days import (
     BASELINE_DAYS,
+    LEAST_DAYS,
     MEMORY_DAYS,
     REGULAR_COUNT,
     STEADY_COUNT,
@@ -33,9 +34,13 @@ from efd_pipelines.forecasting.twins import twins_expect
 _GROUP = 4
 """Fewer topics than this have no median that one of them cannot move."""
 
+_SILENT = 0.05
+"""Of two steady topics one that sends less than that of what the other does has failed, and not their component."""
+
 _GROUP_COUNT, _STEADY = 5.0, 0.3
 _FLOOR_COUNT, _FLOOR_EVENTS, _FLOOR_SHARE = 5.0, 300.0, 0.05
 _COMPARABLE, _SPREAD_FLOOR = 2.5, 0.1
+_LATELY_DAYS, _LATELY_KNOWN = 7, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +77,25 @@ def expectations(counts: Counts, records: Numbers, scale: Numbers, lag: int = 0)
     return [Reference(name, of, np.log((records + floor) / (of + floor))) for name, of in named]
 
 
-def good_ones(off: Numbers, floor: float = _SPREAD_FLOOR) -> Numbers:
+def good_ones(off: Numbers) -> Numbers:
     """Which references have been good lately: off by not much more than the best of them, on nine days of ten. All are
-    that are off by less than `floor` on those."""
-    spread = np.stack([before(np.abs(one), MEMORY_DAYS, 0.9) for one in off])
+    that are off by little on those."""
+    spread = _spread(off, MEMORY_DAYS, 0.9, LEAST_DAYS)
     least = np.where(np.isfinite(spread), spread, np.inf).min(axis=0)
-    good: Numbers = np.isfinite(off) & (spread <= np.maximum(floor, _COMPARABLE * least))
+    good: Numbers = np.isfinite(off) & (spread <= np.maximum(_SPREAD_FLOOR, _COMPARABLE * least))
     return good
+
+
+def new_ones(off: Numbers) -> Numbers:
+    """Which references are known for some days only, and were near on all of those of the last week: they may acquit a
+    topic, not accuse it."""
+    unknown = ~np.isfinite(_spread(off, MEMORY_DAYS, 0.9, LEAST_DAYS))
+    new: Numbers = np.isfinite(off) & unknown & (_spread(off, _LATELY_DAYS, 1.0, _LATELY_KNOWN) < _SPREAD_FLOOR)
+    return new
+
+
+def _spread(off: Numbers, days: int, rank: float, least: int) -> Numbers:
+    return np.stack([before(np.abs(one), days, rank, least=least) for one in off])
 
 
 def least_off(off: Numbers, good: Numbers) -> tuple[Numbers, np.ndarray]:
@@ -104,7 +121,7 @@ def _is_up(records: Numbers, groups: Sequence[np.ndarray]) -> Numbers:
 
 def _running(steady: Numbers, groups: Sequence[np.ndarray]) -> Numbers:
     """How much of their past level the steady topics of each topic's component send: nothing when it is down. A topic
-    does not speak for itself where few do."""
+    does not speak for itself where few do, and of two of which one is silent nobody knows which is right."""
     found = np.full(steady.shape, np.nan, dtype=np.float32)
     for members in groups:
         some = steady[:, members]
@@ -118,13 +135,17 @@ def _running(steady: Numbers, groups: Sequence[np.ndarray]) -> Numbers:
 
 
 def _others(some: Numbers) -> Numbers:
-    """For each of few topics the mean of the others that are known."""
-    there = np.isfinite(some)
-    total, count = np.nan_to_num(some).sum(axis=1, keepdims=True), there.sum(axis=1, keepdims=True)
-    others = count - there
+    """For each of few topics the mean of the others that are known; NaN where of two one is silent, the other not."""
+    there, each = np.isfinite(some), np.nan_to_num(some)
+    others = there.sum(axis=1, keepdims=True) - there
+    total, squares = (of.sum(axis=1, keepdims=True) - of for of in (each, each**2))
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean: Numbers = np.where(others > 0, (total - np.nan_to_num(some)) / others, np.nan)
-    return mean
+        mean = total / others
+        # Of two, half of what they are apart.
+        deviation = np.sqrt(np.maximum(squares / others - mean**2, 0))
+    contradict = (others == 2) & (mean - deviation < _SILENT * (mean + deviation)) & (mean > _SILENT)
+    found: Numbers = np.where((others > 0) & ~contradict, mean, np.nan)
+    return found
 
 
 def _by_group(records: Numbers, scale: Numbers, groups: Sequence[np.ndarray], lag: int) -> Numbers:

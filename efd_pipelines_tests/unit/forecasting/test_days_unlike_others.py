@@ -88,6 +88,33 @@ def test_a_topic_that_was_removed_is_told_once() -> None:
     assert told(without(a_site(), slice(70, None), slice(8, 9)), 70) == [(70, "MTDome.topic8", "silent")]
 
 
+def in_standby(days: int = DAYS) -> Counts:
+    """The site, but of MTDome one topic of 1 Hz and its event, sent each second, go on in standby, and the others send
+    a tenth: it is enabled every third day only, and for 25 days not at all."""
+    random, counts = np.random.default_rng(7), a_site(days)
+    records = counts.records.copy()
+    records[:, [EACH, 2 * EACH - 1]] = np.floor(PART_S * random.normal(1, 0.003, (days, 2, 2)))
+    share = random.uniform(0.3, 1.0, (days, 1, 1))
+    share[(np.arange(days) % 3 > 0) | (np.arange(days) > days - 25)] = 0.1
+    records[:, EACH + 1 : 2 * EACH - 1] = np.floor(records[:, EACH + 1 : 2 * EACH - 1] * share)
+    return replace(counts, records=records, bytes=300 * records)
+
+
+@pytest.mark.parametrize(("fault", "known"), [("silent", "silent"), ("doubled", "more")])
+def test_a_steady_topic_that_fails_does_not_say_that_its_component_is_in_another_state(fault: str, known: str) -> None:
+    assert told(with_fault(in_standby(), EACH, fault, 80), 80, 80) == [(80, f"MTDome.topic{EACH}", known)]
+
+
+def test_telemetry_at_twice_its_declared_rate_is_told_of_a_component_that_is_often_down() -> None:
+    counts = a_site()
+    records = counts.records.copy()
+    records[:, :EACH] = np.floor(PART_S * np.random.default_rng(8).normal(1, 0.003, (DAYS, EACH, 2)))
+    records[np.arange(DAYS) % 5 == 0, :EACH] = 0
+    counts = replace(counts, records=records, bytes=300 * records)
+    assert told(counts, 75) == []
+    assert told(with_fault(counts, 2, "doubled", 81), 81, 81) == [(81, "MTMount.topic2", "more")]
+
+
 def test_a_component_that_is_shut_down_is_one_line() -> None:
     counts = without(a_site(), slice(70, 74), slice(EACH, 2 * EACH))
     report = until(counts, 70)
