@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from benchmarks.sinks.site import BenchSite
 from efd_pipelines.simulator.series import Series
 
-CHUNK_BYTES = 28 * 1024 * 1024
+CHUNK_BYTES = 20 * 1024 * 1024
 FASTAVRO_FRAMES = 2_000
 
 
@@ -43,7 +43,7 @@ class Frames:
         return sum(map(len, self.values)) / 1e6
 
     def chunks(self) -> list[Frames]:
-        """As a drain gets them: 28 MiB at a time."""
+        """As a drain gets them: 20 MiB at a time."""
         each = max(1, CHUNK_BYTES // len(self.values[0]))
         return [
             Frames(
