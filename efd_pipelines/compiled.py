@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
+# Where numba keeps code is one setting for all threads.
+_lock = threading.Lock()
 
 
 def cache_directory() -> Path | None:
@@ -35,21 +38,35 @@ def jit_of(*files: str) -> Callable[[Callable[..., Any]], Any]:
     under the text of them all.
     """
     import numba
+
+    return _keeping(files, lambda keeps: numba.njit(nogil=True, cache=keeps, error_model="numpy"))
+
+
+def callback_of(signature: Any, *files: str) -> Callable[[Callable[..., Any]], Any]:
+    """What compiles functions that C calls, as `jit_of` does; `address` of what it makes is what C is given."""
+    import numba
+
+    return _keeping(files, lambda keeps: numba.cfunc(signature, cache=keeps, error_model="numpy"))
+
+
+def _keeping(files: Sequence[str], compiler: Callable[[bool], Any]) -> Callable[[Callable[..., Any]], Any]:
+    import numba
     import xxhash
 
-    directory = cache_directory()
-    if directory is not None and not numba.config.CACHE_DIR:  # type: ignore[attr-defined]
-        numba.config.CACHE_DIR = str(directory)  # type: ignore[attr-defined]
-    kept_in = numba.config.CACHE_DIR  # type: ignore[attr-defined]
     texts = b"".join(Path(file).read_bytes() for file in files)
     name = f"{Path(files[0]).stem}-{xxhash.xxh3_64_hexdigest(texts)}"
 
     def compiled(function: Callable[..., Any]) -> Any:
-        numba.config.CACHE_DIR = kept_in and str(Path(kept_in) / name)  # type: ignore[attr-defined]
-        try:
-            return numba.njit(nogil=True, cache=bool(kept_in), error_model="numpy")(function)
-        finally:
-            numba.config.CACHE_DIR = kept_in  # type: ignore[attr-defined]
+        with _lock:
+            directory = cache_directory()
+            if directory is not None and not numba.config.CACHE_DIR:  # type: ignore[attr-defined]
+                numba.config.CACHE_DIR = str(directory)  # type: ignore[attr-defined]
+            kept_in = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+            numba.config.CACHE_DIR = kept_in and str(Path(kept_in) / name)  # type: ignore[attr-defined]
+            try:
+                return compiler(bool(kept_in))(function)
+            finally:
+                numba.config.CACHE_DIR = kept_in  # type: ignore[attr-defined]
 
     return compiled
 

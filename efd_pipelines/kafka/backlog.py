@@ -174,6 +174,7 @@ class _Reader:
             return
         self._identify()
         yield from self._told()
+        self._moved_at = time.monotonic()  # the time that loading took is not the brokers'
         while self._open or self._waiting:
             self._open_more()
             self._take()

@@ -21,30 +21,29 @@ from numpy.typing import NDArray
 from efd_pipelines.compiled import make_ready
 from efd_pipelines.kafka.consumers import GATHER_S, MOST_MESSAGES
 from efd_pipelines.kafka.frames import FrameBatch
-from efd_pipelines.kafka.librdkafka import CONSUMER, ErrorCallback, address_of, library, raise_code, raise_error
+from efd_pipelines.kafka.librdkafka import CONSUMER, address_of, library, raise_code, raise_error
 
 _TEXT_BYTES = 512
 
 
 class CompiledBatch:
-    """Messages that librdkafka has back at the end of the `with` block."""
+    """The messages that a consumer holds; librdkafka has them back at the end of the `with` block."""
 
-    def __init__(self, messages: NDArray[np.int64], told: NDArray[np.int64], count: int) -> None:
+    def __init__(self, messages: NDArray[np.int64], held: NDArray[np.int64], told: NDArray[np.int64]) -> None:
         self._kernel, self._lib = _kernel(), library()
-        self._messages, self._told, self._count = messages, told, count
+        self._messages, self._held, self._told = messages, held, told
         self._at = told.ctypes.data
         self._names: dict[int, str] = {}
-        self._kernel.tell(messages.ctypes.data, count, self._at, address_of("rd_kafka_message_timestamp"))
+        self._kernel.tell(messages.ctypes.data, len(self), self._at, address_of("rd_kafka_message_timestamp"))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        count, self._count = self._count, 0
-        self._kernel.let_go(self._messages.ctypes.data, count, address_of("rd_kafka_message_destroy"))
+        self._kernel.let_go(self._messages.ctypes.data, self._held.ctypes.data, address_of("rd_kafka_message_destroy"))
 
     def __len__(self) -> int:
-        return self._count
+        return int(self._held[0])
 
     def origin(self, n: int) -> tuple[str, int]:
         topic = int(self._told[n, self._kernel.TOPIC])
@@ -66,7 +65,7 @@ class CompiledBatch:
         return KafkaError(code, _text(self._lib.rd_kafka_message_errstr(int(self._messages[n]))))
 
     def records_end(self, begin: int, first: int, end: int) -> int:
-        return int(self._kernel.records_end(self._at, begin, self._count, first, end))
+        return int(self._kernel.records_end(self._at, begin, len(self), first, end))
 
     def frames(self, begin: int, end: int) -> FrameBatch:
         told = self._told[begin:end]
@@ -105,19 +104,20 @@ class CompiledConsumer:
     """
 
     def __init__(self, properties: Mapping[str, Any]) -> None:
-        self._lib = library()
+        self._lib, self._kernel = library(), _kernel()
         given = dict(properties)
-        # librdkafka keeps no more than its address.
-        self._on_error = ErrorCallback(_complaining_to(given.pop("error_cb", None)))
+        self._hear: Callable[[KafkaError], object] = given.pop("error_cb", str)
+        self._complaints = np.zeros(8 + self._kernel.COMPLAINTS * self._kernel.COMPLAINT_BYTES, np.uint8)
+        self._messages, self._held = np.zeros(MOST_MESSAGES, np.int64), np.zeros(1, np.int64)
+        self._told = np.zeros((MOST_MESSAGES, self._kernel.COLUMNS), np.int64)
         self._client = self._made(given)
         self._queue = self._lib.rd_kafka_queue_get_consumer(self._client)
-        self._messages = np.zeros(MOST_MESSAGES, np.int64)
-        self._told = np.zeros((0, 0), np.int64)
 
     def _made(self, properties: Mapping[str, Any]) -> int:
         text = ctypes.create_string_buffer(_TEXT_BYTES)
         wanted = self._lib.rd_kafka_conf_new()
-        self._lib.rd_kafka_conf_set_error_cb(wanted, self._on_error)
+        self._lib.rd_kafka_conf_set_error_cb(wanted, self._kernel.note_complaint.address)
+        self._lib.rd_kafka_conf_set_opaque(wanted, self._complaints.ctypes.data)
         for name, value in properties.items():
             plain = str(value).lower() if isinstance(value, bool) else str(value)
             if self._lib.rd_kafka_conf_set(wanted, name.encode(), plain.encode(), text, _TEXT_BYTES):
@@ -127,21 +127,33 @@ class CompiledConsumer:
         if not made:
             self._lib.rd_kafka_conf_destroy(wanted)
             raise KafkaException(KafkaError(KafkaError._INVALID_ARG, _text(text.value)))
-        self._lib.rd_kafka_poll_set_consumer(made)
+        if code := self._lib.rd_kafka_poll_set_consumer(made):  # there is no group.id
+            self._lib.rd_kafka_destroy(made)
+            raise_code(code)
         return int(made)
 
     def consume(self, count: int, timeout_s: float) -> CompiledBatch | None:
-        if not len(self._told):
-            # Not before: librdkafka fetches meanwhile.
-            self._told = np.zeros((MOST_MESSAGES, _kernel().COLUMNS), np.int64)
-        found = self._taken(0, 1, timeout_s)
-        if found and count > 1:
-            found += self._taken(1, min(count, MOST_MESSAGES) - 1, GATHER_S)
-        return CompiledBatch(self._messages, self._told, found) if found else None
+        if not self._held[0]:
+            self._take(1, timeout_s)
+        more = min(count, MOST_MESSAGES) - int(self._held[0])
+        if self._held[0] and more > 0:
+            self._take(more, GATHER_S)
+        return CompiledBatch(self._messages, self._held, self._told) if self._held[0] else None
 
-    def _taken(self, first: int, count: int, timeout_s: float) -> int:
-        target = self._messages[first:].ctypes.data
-        return max(0, int(self._lib.rd_kafka_consume_batch_queue(self._queue, int(timeout_s * 1000), target, count)))
+    def _take(self, count: int, timeout_s: float) -> None:
+        consume = address_of("rd_kafka_consume_batch_queue")
+        messages, held = self._messages.ctypes.data, self._held.ctypes.data
+        self._kernel.take(messages, held, count, self._queue, int(timeout_s * 1000), consume)
+        self._pass_on_complaints()
+
+    def _pass_on_complaints(self) -> None:
+        head = self._complaints[:8].view(np.int64)
+        count = int(head[0])
+        head[0] = 0
+        entries = self._complaints[8:].reshape(self._kernel.COMPLAINTS, -1)
+        for entry in entries[: min(count, len(entries))]:
+            text = entry[8:].tobytes().split(b"\0", 1)[0]
+            self._hear(KafkaError(int(entry[:8].view(np.int64)[0]), _text(text)))
 
     def incremental_assign(self, places: Sequence[TopicPartition]) -> None:
         with self._listed(places) as listed:
@@ -158,6 +170,8 @@ class CompiledConsumer:
     def close(self) -> None:
         client, self._client = self._client, 0
         if client:
+            messages, held = self._messages.ctypes.data, self._held.ctypes.data
+            self._kernel.let_go(messages, held, address_of("rd_kafka_message_destroy"))
             self._lib.rd_kafka_queue_destroy(self._queue)
             self._lib.rd_kafka_consumer_close(client)
             self._lib.rd_kafka_destroy(client)
@@ -178,14 +192,6 @@ class CompiledConsumer:
             yield listed
         finally:
             self._lib.rd_kafka_topic_partition_list_destroy(listed)
-
-
-def _complaining_to(hear: Callable[[KafkaError], None] | None) -> Callable[[int, int, bytes | None, int], None]:
-    def complain(_client: int, code: int, reason: bytes | None, _opaque: int) -> None:
-        if hear is not None:
-            hear(KafkaError(code, _text(reason)))
-
-    return complain
 
 
 def _text(said: bytes | None) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 from numba import types
 
 from efd_pipelines import addresses
-from efd_pipelines.addresses import accesses, calling, copy, load8, origin, prefetch, store8
-from efd_pipelines.compiled import jit_of
+from efd_pipelines.addresses import accesses, calling, copy, load1, load8, origin, prefetch, store1, store8
+from efd_pipelines.compiled import callback_of, jit_of
 
 _jit = jit_of(__file__, addresses.__file__)
 _load4_signed, _ = accesses(32, signed=True)
+_consume_batch = calling(64, 32, 64, 64)
 _time_stamp = calling(64, 64)
 _destroy = calling(64)
 
@@ -27,6 +28,47 @@ _ROW_BYTES = 8 * COLUMNS
 # Offsets of `err`, `rkt`, `partition`, and of payload, len, key, key_len and offset, which follow one another.
 _ERROR_AT, _TOPIC_AT, _PARTITION_AT, _VALUE_AT = 0, 8, 16, 24
 _AHEAD = 8
+
+COMPLAINTS, TEXT_BYTES = 16, 504
+"""How many complaints are noted at once, the newest: how many there were, and of each its code and text."""
+COMPLAINT_BYTES = 8 + TEXT_BYTES
+
+_NUMBER = types.int64
+
+
+@callback_of(types.none(_NUMBER, types.int32, _NUMBER, _NUMBER), __file__, addresses.__file__)
+def note_complaint(client: Any, code: Any, reason: Any, target: Any) -> None:
+    """librdkafka's error callback: notes it at `target`, which is what the client was given as `opaque`.
+
+    Compiled, because an interrupt that comes while a callback of Python's runs is raised in there and lost.
+    """
+    memory = origin()
+    number = load8(memory, target)
+    entry = target + 8 + (number % COMPLAINTS) * COMPLAINT_BYTES
+    store8(memory, entry, code)
+    length = 0
+    while length < TEXT_BYTES - 1 and load1(memory, reason + length) != 0:
+        store1(memory, entry + 8 + length, load1(memory, reason + length))
+        length += 1
+    store1(memory, entry + 8 + length, 0)
+    store8(memory, target, number + 1)
+
+
+@_jit
+def take(messages: Any, held: Any, count: Any, queue: Any, timeout_ms: Any, consume: Any) -> None:
+    """Adds messages to those that are held.
+
+    Args:
+        messages: the address of the messages' addresses.
+        held: the address of how many there are. It is written here, so that an interrupt never comes between taking
+            messages and knowing of them: a client with messages that nobody gives back cannot be closed.
+        consume: the address of `rd_kafka_consume_batch_queue`.
+    """
+    memory = origin()
+    before = load8(memory, held)
+    taken = _consume_batch(consume, (queue, timeout_ms, messages + 8 * before, count))
+    if taken > 0:
+        store8(memory, held, before + taken)
 
 
 @_jit
@@ -89,18 +131,20 @@ def copy_bytes(told: Any, begin: Any, end: Any, column: Any, data: Any) -> None:
 
 
 @_jit
-def let_go(messages: Any, count: Any, destroy: Any) -> None:
-    """Gives messages back to librdkafka; `destroy` is the address of `rd_kafka_message_destroy`."""
+def let_go(messages: Any, held: Any, destroy: Any) -> None:
+    """Gives all messages back to librdkafka; `destroy` is the address of `rd_kafka_message_destroy`."""
     memory = origin()
-    for n in range(count):
+    for n in range(load8(memory, held)):
         _destroy(destroy, (load8(memory, messages + 8 * n),))
+    store8(memory, held, 0)
 
 
 def _signature(arguments: int, result: Any = types.int64) -> Any:
-    return result(*[types.int64] * arguments)
+    return result(*[_NUMBER] * arguments)
 
 
 ENTRIES: Mapping[Any, Any] = {
+    take: _signature(6, types.none),
     tell: _signature(4, types.none),
     records_end: _signature(5),
     copy_bytes: _signature(5, types.none),

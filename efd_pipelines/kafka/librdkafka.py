@@ -17,7 +17,6 @@ from confluent_kafka import KafkaError, KafkaException
 
 CONSUMER = 1
 """The kind of client."""
-ErrorCallback = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_char_p, c_void_p)
 
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     # name: (result, arguments …)
@@ -26,6 +25,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "rd_kafka_conf_destroy": (None, c_void_p),
     "rd_kafka_conf_set": (c_int, c_void_p, c_char_p, c_char_p, c_char_p, c_size_t),
     "rd_kafka_conf_set_error_cb": (None, c_void_p, c_void_p),
+    "rd_kafka_conf_set_opaque": (None, c_void_p, c_void_p),
     "rd_kafka_new": (c_void_p, c_int, c_void_p, c_char_p, c_size_t),
     "rd_kafka_destroy": (None, c_void_p),
     "rd_kafka_poll_set_consumer": (c_int, c_void_p),
@@ -78,7 +78,9 @@ def _path() -> str | None:
     mapped = Path("/proc/self/maps")
     if not mapped.is_file():
         return None
-    paths = {line.split(maxsplit=5)[-1] for line in mapped.read_text(encoding="utf-8").splitlines()}
+    paths = {
+        line.split(maxsplit=5)[-1] for line in mapped.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    }
     return next((path for path in sorted(paths) if Path(path).name.startswith("librdkafka")), None)
 
 

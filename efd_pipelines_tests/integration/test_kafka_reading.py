@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
-from efd_pipelines.kafka import consumers
+from efd_pipelines.kafka import compiled_consumer, consumers
 from efd_pipelines.kafka.backlog import Chunk, Gap, Position, TopicGone, Truncated, read_backlog
 from efd_pipelines.kafka.brokers import Brokers
 from efd_pipelines.servers.kafka import KafkaServer
@@ -135,6 +135,24 @@ def test_an_open_transaction_is_not_read_past(cluster: Cluster, topic: str) -> N
     producer.commit_transaction(30)
     later = Heard.of(cluster.read(topic, at={0: Position(2)}))
     assert later.values[topic, 0] == [b"open", *values_of(range(2, 4))]
+
+
+@pytest.mark.timeout(60)
+def test_a_reading_that_is_interrupted_with_messages_in_hand_can_be_closed(
+    cluster: Cluster, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librdkafka waits for messages that nobody gives back."""
+    cluster.make(topic)
+    cluster.put(topic, range(10))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as at_once:
+        at_once.setattr(compiled_consumer, "CompiledBatch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Heard.of(cluster.read(topic))
+    assert Heard.of(cluster.read(topic)).values[topic, 0] == values_of(range(10))
 
 
 @each_consumer
@@ -272,7 +290,7 @@ def test_a_backlog_of_large_messages_is_read_in_little_memory(cluster: Cluster, 
         f"""
         import re
         from pathlib import Path
-        from efd_pipelines.kafka import consumers
+        from efd_pipelines.kafka import compiled_consumer, consumers
         from efd_pipelines.kafka.backlog import Position, read_backlog
         consumers.WORTH_COMPILING = 0
         settings = settings_for({cluster.server.bootstrap!r})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import textwrap
 
 import confluent_kafka
 import pytest
@@ -53,3 +55,33 @@ def test_complaints_are_heard_while_nothing_comes() -> None:
     consumer.close()
     consumer.close()
     assert KafkaError._TRANSPORT in [error.code() for error in heard]
+
+
+def test_an_interrupt_while_it_waits_is_raised_and_it_can_be_closed() -> None:
+    """In a process of its own: one that cannot be closed hangs in librdkafka."""
+    program = """
+        import signal, time
+        from confluent_kafka import TopicPartition
+        from efd_pipelines.kafka.compiled_consumer import CompiledConsumer
+        heard = []
+        consumer = CompiledConsumer(
+            {"bootstrap.servers": "127.0.0.1:9", "group.id": "g", "log_level": 0, "error_cb": heard.append}
+        )
+        consumer.incremental_assign([TopicPartition("t", 0, 0)])
+        def interrupt(*_): raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, interrupt)
+        interrupted = 0
+        for attempt in range(20):
+            signal.setitimer(signal.ITIMER_REAL, 0.01 + 0.007 * attempt)
+            try:
+                consumer.consume(10, 0.3)
+            except KeyboardInterrupt:
+                interrupted += 1
+        consumer.consume(10, 0.01)
+        consumer.close()
+        print(interrupted, bool(heard))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert (done.stdout.split(), done.stderr) == (["20", "True"], "")
