@@ -21,7 +21,7 @@ from efd_pipelines.archive.files import FileForm
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice, SliceUnit, slice_starts
 from efd_pipelines.avro.bodies import Bodies
 from efd_pipelines.avro.decoder import decode
-from efd_pipelines.avro.frames import PREFIX_BYTES, TOMBSTONE, split
+from efd_pipelines.avro.frames import PREFIX_BYTES, split
 from efd_pipelines.errors import DataError
 from efd_pipelines.kafka.frames import FrameBatch
 from efd_pipelines.times import FIRST_WEEK, INVALID_TIME, event_time_us
@@ -214,11 +214,13 @@ def _decoded(frames: FrameBatch, origin: Origin, schema_of: SchemaOf, plan: _Pla
 def _by_schema(frames: FrameBatch, found: _Decoded) -> dict[int, NDArray[np.int64]]:
     """Numbers of the frames of each registry id; what is no frame is dead."""
     heads = _heads(frames)
-    of_frames = heads.indices.fill_null(-1).to_numpy()
-    found.dead += [(n, TOMBSTONE) for n in np.flatnonzero(of_frames < 0).tolist()]
+    known = heads.dictionary.to_pylist()
+    of_frames = heads.indices.fill_null(len(known)).to_numpy()
+    order = np.argsort(of_frames, kind="stable")
+    begins = np.searchsorted(of_frames[order], np.arange(len(known) + 2))
     numbers: dict[int, list[NDArray[np.int64]]] = {}
-    for code, head in enumerate(heads.dictionary.to_pylist()):
-        what, mine = split(head), np.flatnonzero(of_frames == code)
+    for code, head in enumerate([*known, None]):
+        what, mine = split(head), order[begins[code] : begins[code + 1]]
         if isinstance(what, str):
             found.dead += [(n, what) for n in mine.tolist()]
         else:
