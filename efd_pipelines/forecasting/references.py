@@ -135,12 +135,15 @@ def _running(steady: Numbers, groups: Sequence[np.ndarray]) -> Numbers:
 
 
 def _others(some: Numbers) -> Numbers:
-    """For each of few topics the mean of the others that are known; NaN where of two one is silent, the other not."""
+    """For each of few topics the mean of the others that are known, of three the one in the middle: one of them may
+    have failed. NaN where of two one is silent, the other not.
+    """
     there, each = np.isfinite(some), np.nan_to_num(some)
     others = there.sum(axis=1, keepdims=True) - there
     total, squares = (of.sum(axis=1, keepdims=True) - of for of in (each, each**2))
+    ends = each.max(axis=1, keepdims=True) + np.where(there, each, np.inf).min(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = total / others
+        mean = np.where(others == 3, total - ends, total / others)
         # Of two, half of what they are apart.
         deviation = np.sqrt(np.maximum(squares / others - mean**2, 0))
     contradict = (others == 2) & (mean - deviation < _SILENT * (mean + deviation)) & (mean > _SILENT)
