@@ -34,6 +34,16 @@ class LedgerFiles:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._types: dict[tuple[str, ...], pl.Schema] = {}
+
+    def _types_of(self, schema: pa.Schema) -> pl.Schema:
+        """Polars's types of some of the ledger's columns."""
+        import polars as pl
+
+        names = tuple(schema.names)
+        if names not in self._types:
+            self._types[names] = pl.DataFrame(no_rows(schema)).schema
+        return self._types[names]
 
     def read(self, file: DataFile, schema: pa.Schema = SCHEMA) -> pl.DataFrame:
         """A file's rows; what a file of an older release lacks is null.
@@ -44,7 +54,7 @@ class LedgerFiles:
         import polars as pl
 
         relative = f"{RELATIVE}/{file.path}"
-        types = pl.DataFrame(no_rows(schema)).schema
+        types = self._types_of(schema)
         path = self._store.path(relative)
         with self._store.errors(f"read {relative}"):
             try:
@@ -53,9 +63,10 @@ class LedgerFiles:
                         there = set(parquet.schema_arrow.names)
                         part = pl.DataFrame(parquet.read(columns=[name for name in types if name in there]))
                 else:
-                    there = set(pl.read_parquet_schema(path))
+                    scanned = pl.scan_parquet(path, glob=False)
+                    there = set(scanned.collect_schema())
                     names = [name for name in types if name in there]
-                    part = pl.scan_parquet(path).select(names).collect()
+                    part = scanned.select(names).collect(engine="in-memory")
             except pl.exceptions.PolarsError as error:
                 raise StoreUnavailable(f"{relative} cannot be read: {error}") from error
         found = part if "month" not in types else part.with_columns(pl.lit(file.week).alias("month"))

@@ -159,4 +159,4 @@ def test_a_tick_stays_fast(archives: dict[int, Archive], tick: str) -> None:
             TICKS[tick](fresh)
             took[count] = min(took[count], time.process_time() - started)
     print(f"{tick}: {took[52] * 1e3:.0f} ms after a year, {took[WEEKS] * 1e3:.0f} ms after ten")
-    assert took[WEEKS] < 9 * took[52] + 0.2
+    assert took[WEEKS] < 6 * took[52] + 0.1
