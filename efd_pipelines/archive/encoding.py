@@ -241,8 +241,9 @@ def _decode_group(
     plan: _Plan,
     found: _Decoded,
 ) -> None:
-    whole = len(numbers) == len(frames)
-    mine = Bodies(frames.values if whole else frames.values.take(pa.array(numbers)), PREFIX_BYTES)
+    mine = Bodies(frames.values, PREFIX_BYTES)
+    if len(numbers) < len(frames):
+        mine = mine.take(numbers)
     fit = plan.fit(schema)
     result = decode(mine, schema, fit.layout)
     if result.lengths:
