@@ -46,6 +46,9 @@ def callback_of(signature: Any, *files: str) -> Callable[[Callable[..., Any]], A
     """What compiles functions that C calls, as `jit_of` does; `address` of what it makes is what C is given."""
     import numba
 
+    # The first function of a process makes numba's target, behind its lock, and takes the compiler's lock for that; a
+    # callback takes the compiler's first, then the target's. Beside each other both waited for ever.
+    numba.njit(lambda: None)
     return _keeping(files, lambda keeps: numba.cfunc(signature, cache=keeps, error_model="numpy"))
 
 

@@ -85,3 +85,25 @@ def test_an_interrupt_while_it_waits_is_raised_and_it_can_be_closed() -> None:
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, timeout=120
     )
     assert (done.stdout.split(), done.stderr) == (["20", "True"], "")
+
+
+def test_the_decoder_can_be_made_ready_beside_it() -> None:
+    """In a process of its own: numba makes what both compile for once, and the two hung when that fell together."""
+    program = """
+        import threading, time
+        from numba.core.cpu import CPUContext
+        from efd_pipelines.avro.decoder import make_ready
+        from efd_pipelines.kafka.compiled_consumer import CompiledConsumer
+        began, really = threading.Event(), CPUContext.__init__
+        def slowly(*arguments):
+            began.set()
+            time.sleep(1)
+            really(*arguments)
+        CPUContext.__init__ = slowly
+        other = threading.Thread(target=make_ready)
+        other.start()
+        began.wait()
+        CompiledConsumer({"bootstrap.servers": "127.0.0.1:9", "group.id": "g", "log_level": 0}).close()
+        other.join()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=120)
