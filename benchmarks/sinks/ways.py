@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.sinks.site import BenchSite
+from efd_pipelines.configuration import KafkaReading
 from efd_pipelines.simulator.series import Series
 
-CHUNK_BYTES = 20 * 1024 * 1024
+CHUNK_BYTES = KafkaReading().chunk_bytes
 FASTAVRO_FRAMES = 2_000
 
 
@@ -43,7 +44,7 @@ class Frames:
         return sum(map(len, self.values)) / 1e6
 
     def chunks(self) -> list[Frames]:
-        """As a drain gets them: 20 MiB at a time."""
+        """As a drain gets them: a chunk at a time."""
         each = max(1, CHUNK_BYTES // len(self.values[0]))
         return [
             Frames(
@@ -95,7 +96,7 @@ def ours(site: BenchSite, frames: Frames, directory: Path) -> None:
     with Brokers(settings) as brokers, Registries(settings) as registries:
         writer = Writer(archive, settings, brokers, registries, "bench", print, keeps_open=True)
         first = 0
-        with Lanes(lambda of: writer.prepare(*of), store, finish, 3 * CHUNK_BYTES) as lanes:
+        with Lanes(lambda of: writer.prepare(*of), store, finish, KafkaReading().byte_budget - CHUNK_BYTES) as lanes:
             for part in chunks:
                 count = len(part.values)
                 batch = FrameBatch(
