@@ -44,7 +44,7 @@ _LEFT, _NOISE = 0.08, 1.5
 _FLOOR, _COMPARABLE, _ACQUITS, _MOST_OFF = 0.002, 2.5, 0.02, 0.5
 _ODD_DAYS, _DEVIATIONS, _LESS, _MORE = 7, 6.0, 0.03, 0.15
 _ACQUIT_ONLY = ("its kind", "its component")
-_COUNT, _EXPECTED_SHARE, _TOLD_DAYS = 50.0, 0.3, 28
+_COUNT, _EXPECTED_SHARE, _TOLD_DAYS = 50.0, 0.1, 28
 
 
 def creeps(counts: Counts) -> Iterator[Finding]:

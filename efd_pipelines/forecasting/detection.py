@@ -19,7 +19,7 @@ import numpy as np
 
 from efd_pipelines.forecasting.creeps import creeps
 from efd_pipelines.forecasting.evidence import past_sum
-from efd_pipelines.forecasting.findings import Finding, fault_of, moved_together
+from efd_pipelines.forecasting.findings import TOGETHER, Finding, fault_of, moved_together
 from efd_pipelines.forecasting.half_days import (
     BASELINE_DAYS,
     LEAST_DAYS,
@@ -96,7 +96,7 @@ def _rates(counts: Counts, records: Numbers, part: int) -> Iterator[Finding]:
     off, expected = np.stack([one.off for one in references]), np.stack([one.expected for one in references])
     good = good_ones(off)
     steadily = is_telemetry(counts) | is_regular(records, expected[0])
-    left = _left(off, expected, good, steadily)
+    left = _left(off, expected, good, steadily, _is_down(counts, records, scale))
     flagged = _flagged(counts, records, left, good, _go_on(expected))
     silent = _silent(records, left.least, scale) & good[[1, 3, 4, 5]].any(axis=0) & ~flagged
     loud = _loud(counts, records)
@@ -114,12 +114,23 @@ def _rates(counts: Counts, records: Numbers, part: int) -> Iterator[Finding]:
         yield Finding(d, t, part, "more", records[d, t], past[d, t], "what its kind never sends", float(loud[d, t]))
 
 
-def _left(off: Numbers, expected: Numbers, good: Numbers, steadily: Numbers) -> _Left:
+def _left(off: Numbers, expected: Numbers, good: Numbers, steadily: Numbers, is_down: Numbers) -> _Left:
     left, which = least_off(off, good | new_ones(off))
-    worst = before(least_off(off, good)[0], MEMORY_DAYS, 1.0)
+    worst = before(np.where(is_down, np.nan, least_off(off, good)[0]), MEMORY_DAYS, 1.0)
     limit = np.maximum(np.where(steadily, *_LEAST_STEP), np.where(steadily, *_MARGIN) * worst)
     usual = np.take_along_axis(expected, which[None], axis=0)[0]
     return _Left(usual, which, lowest(expected), left / limit)
+
+
+def _is_down(counts: Counts, records: Numbers, scale: Numbers) -> Numbers:
+    """Whether nothing came of all that a topic's component usually sends, and that is so much that it moves as a whole:
+    what no reference explains then is the component's, and says nothing of how far its topics go."""
+    found = np.zeros(records.shape, dtype=bool)
+    for members in groups_of(counts.components, counts.components):
+        sending = scale[:, members] >= STEADY_COUNT
+        nothing = ~(sending & (records[:, members] > 0)).any(axis=1)
+        found[:, members] = (nothing & (sending.sum(axis=1) >= TOGETHER))[:, None]
+    return found
 
 
 def _go_on(expected: Numbers) -> Numbers:

@@ -134,6 +134,19 @@ def _running(steady: Numbers, groups: Sequence[np.ndarray]) -> Numbers:
     return found
 
 
+def _middle_of_others(some: Numbers) -> Numbers:
+    """For each topic the median of the others that are known, of which there must be some."""
+    there = np.isfinite(some)
+    last = np.where(there, some, np.inf)
+    order = np.argsort(last, axis=1)
+    ordered, place = np.take_along_axis(last, order, axis=1), np.argsort(order, axis=1)
+    others = there.sum(axis=1, keepdims=True) - there
+    # In the order of all, those behind a topic are one further on.
+    low, high = (np.take_along_axis(ordered, at + (at >= place), axis=1) for at in ((others - 1) // 2, others // 2))
+    found: Numbers = (low + high) / 2
+    return found
+
+
 def _others(some: Numbers) -> Numbers:
     """For each of few topics the mean of the others that are known, of three the one in the middle: one of them may
     have failed. NaN where of two one is silent, the other not.
@@ -153,7 +166,7 @@ def _others(some: Numbers) -> Numbers:
 
 def _by_group(records: Numbers, scale: Numbers, groups: Sequence[np.ndarray], lag: int) -> Numbers:
     """What each topic would have sent had it followed its group: the group's activity is the median of what its topics
-    send of what they can, and a topic's share of that is the median of its last weeks."""
+    send of what they can, but for the topic, and its share of that is the median of its last weeks."""
     then = _activity(records, scale, groups)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(then > 0.1, records / then, np.nan)
@@ -163,12 +176,13 @@ def _by_group(records: Numbers, scale: Numbers, groups: Sequence[np.ndarray], la
 
 
 def _activity(records: Numbers, scale: Numbers, groups: Sequence[np.ndarray]) -> Numbers:
-    """The median share of what they can send that the topics of each group do send."""
+    """For each topic the median share of what they can send that the others of its group do send: in small groups it
+    would move a median of all itself."""
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(scale >= _GROUP_COUNT, records / scale, np.nan)
     activity = np.full(records.shape, np.nan, dtype=np.float32)
     for members in groups:
         some = relative[:, members]
         enough = np.isfinite(some).sum(axis=1) >= _GROUP
-        activity[:, members] = np.where(enough, middle(some, axis=1), np.nan)[:, None]
+        activity[np.ix_(enough, members)] = _middle_of_others(some[enough])
     return activity

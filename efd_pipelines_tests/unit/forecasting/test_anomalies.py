@@ -128,6 +128,14 @@ def test_every_fault_that_can_be_told_from_noise_at_once_is_found_in_time() -> N
     assert missed == []
 
 
+@pytest.mark.parametrize(
+    "turn", [0, 2], ids=["it moves its component's median", "nothing of its component came for a week"]
+)
+def test_silence_is_told_where_the_component_could_be_blamed(turn: int) -> None:
+    put = cases(102, turn, tellable)
+    assert [one for one in put if one.found > WITHIN_DAYS[one.fault]] == []
+
+
 def test_a_fault_of_any_topic_is_found_about_when_it_can_be_told_from_noise() -> None:
     """The law and state that the likelihood is of (`bounds.py`) the detector does not know; it learns from counts."""
     every = sets(200 + SEED, any_kind)
