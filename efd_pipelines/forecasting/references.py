@@ -9,7 +9,7 @@ What belongs here: expectations. Others: `twins.py`, `states.py`; statistics of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,8 +62,8 @@ def expectations(counts: Counts, records: Numbers, scale: Numbers, lag: int = 0)
     steady_ones = before(np.where(_is_up(records, whole), np.abs(ratio - 1), np.nan), MEMORY_DAYS, 0.9) < _STEADY
     # What is sent whether its component is enabled or not says nothing of those that are sent while it is.
     varying = np.where(steady_ones, np.nan, scale)
-    kind = _by_group(records, varying, groups_of(counts.components, counts.kinds), lag)
-    component = _by_group(records, scale, whole, lag)
+    kind = _by_group(records, varying, groups_of(counts.components, counts.kinds), lag, _middle)
+    component = _by_group(records, scale, whole, lag, _middle_of_others)
     floor = np.where(is_telemetry(counts), _FLOOR_COUNT, _FLOOR_EVENTS) + _FLOOR_SHARE * np.nan_to_num(scale)
     running = _running(np.where(steady_ones, ratio, np.nan), whole)
     named = (
@@ -134,8 +134,15 @@ def _running(steady: Numbers, groups: Sequence[np.ndarray]) -> Numbers:
     return found
 
 
+def _middle(some: Numbers) -> Numbers:
+    """For each topic the median of all."""
+    return np.broadcast_to(middle(some, axis=1)[:, None], some.shape)
+
+
 def _middle_of_others(some: Numbers) -> Numbers:
-    """For each topic the median of the others that are known, of which there must be some."""
+    """For each topic the median of the others that are known, of which there must be some: with its own silence it
+    would move the median of a small component, and be acquitted by it. Topics of a kind keep the median of all: those
+    that follow two states by halves would accuse each other."""
     there = np.isfinite(some)
     last = np.where(there, some, np.inf)
     order = np.argsort(last, axis=1)
@@ -164,25 +171,28 @@ def _others(some: Numbers) -> Numbers:
     return found
 
 
-def _by_group(records: Numbers, scale: Numbers, groups: Sequence[np.ndarray], lag: int) -> Numbers:
+def _by_group(
+    records: Numbers, scale: Numbers, groups: Sequence[np.ndarray], lag: int, middle_of: Callable[[Numbers], Numbers]
+) -> Numbers:
     """What each topic would have sent had it followed its group: the group's activity is the median of what its topics
-    send of what they can, but for the topic, and its share of that is the median of its last weeks."""
-    then = _activity(records, scale, groups)
+    send of what they can, and a topic's share of that is the median of its last weeks."""
+    then = _activity(records, scale, groups, middle_of)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(then > 0.1, records / then, np.nan)
     # What topics can send is measured as it was then, or its own drift would pass for the topic's.
-    now = then if not lag else _activity(records, shifted(scale, lag), groups)
+    now = then if not lag else _activity(records, shifted(scale, lag), groups, middle_of)
     return before(share, BASELINE_DAYS, 0.5, least=7, lag=lag) * now
 
 
-def _activity(records: Numbers, scale: Numbers, groups: Sequence[np.ndarray]) -> Numbers:
-    """For each topic the median share of what they can send that the others of its group do send: in small groups it
-    would move a median of all itself."""
+def _activity(
+    records: Numbers, scale: Numbers, groups: Sequence[np.ndarray], middle_of: Callable[[Numbers], Numbers]
+) -> Numbers:
+    """For each topic the median share of what they can send that the topics of its group do send."""
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(scale >= _GROUP_COUNT, records / scale, np.nan)
     activity = np.full(records.shape, np.nan, dtype=np.float32)
     for members in groups:
         some = relative[:, members]
         enough = np.isfinite(some).sum(axis=1) >= _GROUP
-        activity[np.ix_(enough, members)] = _middle_of_others(some[enough])
+        activity[np.ix_(enough, members)] = middle_of(some[enough])
     return activity

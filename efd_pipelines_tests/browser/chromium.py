@@ -22,7 +22,8 @@ _INSTALL = ("install", "--yes", "--no-install-recommends", PACKAGE)
 _STARTER = """\
 #!/bin/sh
 here=$(dirname "$0")
-libraries=$(ls -d "$here"/usr/lib/*-linux-gnu* "$here"/lib/*-linux-gnu* 2>/dev/null | tr '\\n' ':')
+libraries=$(ls -d "$here"/usr/lib/*-linux-gnu* "$here"/usr/lib/*-linux-gnu*/pulseaudio "$here"/lib/*-linux-gnu* \\
+    2>/dev/null | tr '\\n' ':')
 LD_LIBRARY_PATH="$libraries$LD_LIBRARY_PATH" exec "$here/usr/lib/chromium/chromium" "$@"
 """
 

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +213,8 @@ def test_the_installed_command_prints_one_document_and_nothing_else(shell: Shell
 
 
 def test_a_moment_without_exposures_joins_none(shell: Shell) -> None:
-    produced = shell.json("simulate", "observatory", "--seconds", "1", "--rate", "0.05", "--exposures")
+    noon = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}T18:00:00"
+    produced = shell.json("simulate", "observatory", "--seconds", "1", "--rate", "0.05", "--exposures", "--start", noon)
     shell.json("archive", "run")
 
     joined = shell.json("exposures", "run", "lsstcam")
