@@ -89,7 +89,7 @@ class Freshness(_Section):
 class KafkaReading(_Section):
     """Bounds of a drain. `byte_budget` is what its records may take in memory, as they came from Kafka."""
 
-    byte_budget: PositiveInt = 80 * 1024 * 1024
+    byte_budget: PositiveInt = 64 * 1024 * 1024
     stall_s: PositiveFloat = 30.0
     timeout_s: PositiveFloat = 20.0
 

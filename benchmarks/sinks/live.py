@@ -40,6 +40,7 @@ _TICK_S = 5.0
 _SAMPLE_S = 20.0
 _DRAIN = """
 import json, sys, time
+from pathlib import Path
 from efd_pipelines.archive.archive import Archive
 from efd_pipelines.archive.drain import drain
 from efd_pipelines.settings import load_settings
@@ -47,7 +48,8 @@ from efd_pipelines.settings import load_settings
 settings = load_settings(env_file=None)
 topics = set(json.loads(sys.stdin.read()))
 result = drain(Archive(settings), settings, topics=topics or None, until_caught_up=not topics)
-print(json.dumps({"mb": result.avro_bytes / 1e6, "cpu_s": time.process_time()}))
+peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+print(json.dumps({"mb": result.avro_bytes / 1e6, "cpu_s": time.process_time(), "peak_bytes": peak}))
 """
 _PRODUCE = """
 import sys
@@ -92,6 +94,7 @@ def _measure(options: argparse.Namespace, site: BenchSite, scratch: Path) -> Fig
         "catch_up_x": options.outage_s / caught["wall_s"],
         "catch_up_mb_s": caught["mb"] / caught["wall_s"],
         "catch_up_cpu_ms_mb": caught["cpu_s"] * 1e3 / caught["mb"],
+        "catch_up_peak_bytes": caught["peak_bytes"],
         "outage_s": options.outage_s,
         "outage_mb": caught["mb"],
     }
