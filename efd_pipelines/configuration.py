@@ -89,15 +89,15 @@ class Freshness(_Section):
 class KafkaReading(_Section):
     """Bounds of a drain. `byte_budget` is what its records may take in memory, as they came from Kafka."""
 
-    byte_budget: PositiveInt = 64 * 1024 * 1024
+    byte_budget: PositiveInt = 80 * 1024 * 1024
     stall_s: PositiveFloat = 30.0
     timeout_s: PositiveFloat = 20.0
 
     @property
     def chunk_bytes(self) -> int:
-        """What collects before it is archived: less than a fifth, so that four more are on their way though each be
-        somewhat larger. Two processors decode and encode two while two are written; with three in all these waited."""
-        return max(1, self.byte_budget * 2 // 11)
+        """What collects before it is archived: a quarter, since two chunks are decoded and encoded at a time by two
+        processors, one is written, and one is ready to go on with."""
+        return max(1, self.byte_budget // 4)
 
 
 class Sealing(_Section):

@@ -20,9 +20,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 # What is smaller comes from Arrow's pool, which uses it again by itself.
-_LARGE_BYTES = 1 << 22
+_LARGE_BYTES = 1 << 24
 _STEP_BYTES = 1 << 20
-_KEPT_BYTES = 48 * 1024 * 1024
+_KEPT_BYTES = 96 * 1024 * 1024
 _LINE_BYTES = 64
 _kept: list[NDArray[np.uint8]] = []
 # Pieces come back whenever the last who refers to them lets go, even while one is looked for.
