@@ -213,8 +213,10 @@ def test_the_installed_command_prints_one_document_and_nothing_else(shell: Shell
 
 
 def test_a_moment_without_exposures_joins_none(shell: Shell) -> None:
-    noon = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}T18:00:00"
-    produced = shell.json("simulate", "observatory", "--seconds", "1", "--rate", "0.05", "--exposures", "--start", noon)
+    by_day = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}T18:00:00"
+    produced = shell.json(
+        "simulate", "observatory", "--seconds", "1", "--rate", "0.05", "--exposures", "--start", by_day
+    )
     shell.json("archive", "run")
 
     joined = shell.json("exposures", "run", "lsstcam")
