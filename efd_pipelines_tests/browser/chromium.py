@@ -19,6 +19,8 @@ from efd_pipelines.servers.cache import NotInstalled
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PACKAGE = "chromium"
 _INSTALL = ("install", "--yes", "--no-install-recommends", PACKAGE)
+# Somebody else on this machine may be installing, too.
+_PATIENT = ("-o", "DPkg::Lock::Timeout=600")
 _STARTER = """\
 #!/bin/sh
 here=$(dirname "$0")
@@ -34,24 +36,34 @@ def executable(*, may_install: bool) -> Path:
     Raises:
         NotInstalled: there is none, and none could be installed.
     """
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    found = _on_path()
     if found is not None:
-        return Path(found)
+        return found
     if not may_install:
         raise NotInstalled("No Chromium is on PATH", remedy="Install it (Debian: apt install chromium).")
     if shutil.which("apt-get") is None:
         raise NotInstalled("No Chromium is on PATH, and no apt-get that could fetch one", remedy="Install Chromium.")
     if os.geteuid() == 0:
-        _install_as_root()
-        return Path(shutil.which(PACKAGE) or f"/usr/bin/{PACKAGE}")
+        return _installed_as_root()
     return cache.installed(PACKAGE, f"debian-{cache.platform()}", unpack) / PACKAGE
 
 
-def _install_as_root() -> None:
+def _on_path() -> Path | None:
+    return next((Path(path) for name in NAMES if (path := shutil.which(name))), None)
+
+
+def _installed_as_root() -> Path:
+    """Chromium as apt installs it, by one of the tests' processes while the others wait."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    if subprocess.run(["apt-get", *_INSTALL], env=environment, check=False, capture_output=True).returncode:
-        _run(["apt-get", "update"])
-        _run(["apt-get", *_INSTALL], environment=environment)
+    with cache.locked(cache.directory() / f"{PACKAGE}-apt.lock"):
+        found = _on_path()
+        if found is not None:
+            return found
+        install = ["apt-get", *_PATIENT, *_INSTALL]
+        if subprocess.run(install, env=environment, check=False, capture_output=True).returncode:
+            _run(["apt-get", "update"])
+            _run(install, environment=environment)
+    return _on_path() or Path(f"/usr/bin/{PACKAGE}")
 
 
 def unpack(directory: Path) -> None:
