@@ -26,13 +26,15 @@ Done = TypeVar("Done")
 _MAX_PREPARING = 4
 _STORING = 4
 _FINISHING = 4
+# What is stored waits for its turn only: what was prepared of it is gone, the work itself is still there.
+_SHARE_STORED = 0.5
 
 
 @dataclass(slots=True, eq=False)
 class _Item(Generic[Work, Stored]):
     work: Work
-    size_bytes: int
-    stored: Future[Stored]
+    size_bytes: float
+    stored: Future[Stored] = field(init=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -49,7 +51,7 @@ class Lanes(Generic[Work, Prepared, Stored, Done]):
         store: the second, of the work and what the first returned. What either raises is the third's to meet.
         finish: the third step, in order: it takes what the second returned from the future. What it raises ends
             everything: `put` and `settle` raise it.
-        room_bytes: `put` waits while more than this is on its way.
+        room_bytes: `put` waits while as much as this, or more, is on its way; what is stored counts half.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Lanes(Generic[Work, Prepared, Stored, Done]):
         self._room_bytes = room_bytes
         self._changed = threading.Condition()
         self._lanes: dict[str, _Lane[Work, Stored]] = {}
-        self._bytes = 0
+        self._bytes = 0.0
         self._items = 0
         self._done: list[Done] = []
         self._error: BaseException | None = None
@@ -92,11 +94,13 @@ class Lanes(Generic[Work, Prepared, Stored, Done]):
     def put(self, key: str, work: Work, size_bytes: int) -> None:
         """Sends work on its way; waits while there is no room."""
         with self._changed:
-            self._changed.wait_for(lambda: self._error or not self._items or self._has_room(size_bytes))
+            self._changed.wait_for(lambda: self._error or self._bytes < self._room_bytes)
             self._raise()
             lane = self._lanes.setdefault(key, _Lane())
+            item: _Item[Work, Stored] = _Item(work, size_bytes)
             prepared = self._preparing.submit(self._prepare, work)
-            lane.waiting.append(_Item(work, size_bytes, self._storing.submit(self._stored, work, prepared)))
+            item.stored = self._storing.submit(self._stored, item, prepared)
+            lane.waiting.append(item)
             self._bytes += size_bytes
             self._items += 1
             if not lane.is_busy:
@@ -115,11 +119,16 @@ class Lanes(Generic[Work, Prepared, Stored, Done]):
             done, self._done = self._done, []
             return done
 
-    def _stored(self, work: Work, prepared: Future[Prepared]) -> Stored:
-        return self._store(work, prepared.result())
+    def _stored(self, item: _Item[Work, Stored], prepared: Future[Prepared]) -> Stored:
+        stored = self._store(item.work, prepared.result())
+        with self._changed:
+            self._weigh(item, item.size_bytes * _SHARE_STORED)
+        return stored
 
-    def _has_room(self, size_bytes: int) -> bool:
-        return self._bytes + size_bytes <= self._room_bytes
+    def _weigh(self, item: _Item[Work, Stored], size_bytes: float) -> None:
+        self._bytes += size_bytes - item.size_bytes
+        item.size_bytes = size_bytes
+        self._changed.notify_all()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -142,7 +151,7 @@ class Lanes(Generic[Work, Prepared, Stored, Done]):
             return
         with self._changed:
             self._done.append(done)
-            self._bytes -= item.size_bytes
+            self._weigh(item, 0)
             self._items -= 1
             if not lane.waiting:
                 del self._lanes[key]

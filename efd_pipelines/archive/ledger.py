@@ -52,6 +52,8 @@ __all__ = ["RAW", "RELATIVE", "SCHEMA", "Ledger", "LedgerRow", "hash_of_path", "
 PENDING = "ledger/pending"
 _STALE_MARKER_S = 3600.0
 _COLUMN = re.compile(r"\w+")
+_ENTRY = r'("(?:[^"\\]|\\.)*"): ?(-?\d+)'
+"""Of a JSON text of `positions`: a name, as it stands there, and a number."""
 
 
 class Ledger(LedgerTable):
@@ -164,31 +166,18 @@ class Ledger(LedgerTable):
 
         The last two are JSON texts of what each `<source>:<partition>` has reached.
         """
-        return self.sql(
-            """
-            WITH moved AS (
-                SELECT "table", dataset,
-                       unnest(map_entries(CAST(CAST(positions AS JSON) AS MAP(VARCHAR, BIGINT)))) AS moved_to,
-                       CAST(CAST(epochs AS JSON) AS MAP(VARCHAR, BIGINT)) AS epochs
-                FROM ledger WHERE positions <> '{}'
-            ), reached AS (
-                SELECT "table", dataset, moved_to.key AS partition, max(moved_to.value) AS position,
-                       arg_max(epochs[moved_to.key], moved_to.value) AS epoch
-                FROM moved GROUP BY ALL
-            ), collected AS (
-                SELECT "table", dataset, json_group_object(partition, position)::VARCHAR AS positions
-                FROM reached GROUP BY ALL
-            ), led AS (
-                SELECT "table", dataset, json_group_object(partition, epoch)::VARCHAR AS epochs
-                FROM reached WHERE epoch IS NOT NULL GROUP BY ALL
-            )
-            SELECT l."table", l.dataset, any_value(l.component) AS component, any_value(l.kind) AS kind,
-                   max(l.version) AS version, max(l."at") AS last_at,
-                   coalesce(any_value(c.positions), '{}') AS positions, coalesce(any_value(e.epochs), '{}') AS epochs
-            FROM ledger l LEFT JOIN collected c USING ("table", dataset) LEFT JOIN led e USING ("table", dataset)
-            GROUP BY l."table", l.dataset ORDER BY l."table", l.dataset
-            """
+        import polars as pl
+
+        by = ["table", "dataset"]
+        rows = self.frame(["component", "kind", "at", "positions", "epochs"])
+        latest = rows.group_by(by).agg(
+            pl.col("component").first(),
+            pl.col("kind").first(),
+            pl.col("version").max(),
+            pl.col("at").max().alias("last_at"),
         )
+        latest = latest.join(_reached(rows), on=by, how="left").sort(by)
+        return latest.with_columns(pl.col("positions", "epochs").fill_null("{}")).to_arrow()
 
     def catch_up(self, tables: Iterable[tuple[str, Dataset]]) -> int:
         """Appends the rows of commits that the ledger lacks, found in the tables' logs; how many commits."""
@@ -246,3 +235,31 @@ class Ledger(LedgerTable):
             return time.time(), []
         content = json.loads(data)
         return float(content["at"]), [(table, dataset) for table, dataset in content["tables"]]
+
+
+def _reached(rows: pl.DataFrame) -> pl.DataFrame:
+    """By table and dataset, as JSON texts, how far each partition of a source has come, and its leader's epoch there."""
+    import polars as pl
+
+    by = ["table", "dataset"]
+    entries = rows.filter(pl.col("positions") != "{}").select(
+        *by, "epochs", pl.col("positions").str.extract_all(_ENTRY).alias("entry")
+    )
+    moved = entries.explode("entry").select(
+        *by,
+        "epochs",
+        pl.col("entry").str.extract(_ENTRY, 1).alias("partition"),
+        pl.col("entry").str.extract(_ENTRY, 2).cast(pl.Int64).alias("position"),
+    )
+    newest = moved.group_by(*by, "partition").agg(
+        pl.col("position").max(), pl.col("epochs").get(pl.col("position").arg_max())
+    )
+    positions: dict[tuple[str, str], dict[str, int]] = {}
+    epochs: dict[tuple[str, str], dict[str, int]] = {}
+    for table, dataset, quoted, position, known in newest.sort(*by, "partition").iter_rows():
+        of, partition = (table, dataset), json.loads(quoted)
+        positions.setdefault(of, {})[partition] = position
+        epoch = json.loads(known).get(partition)
+        epochs.setdefault(of, {}).update({} if epoch is None else {partition: epoch})
+    found = [(*of, json.dumps(places), json.dumps(epochs[of])) for of, places in positions.items()]
+    return pl.DataFrame(found, schema=dict.fromkeys((*by, "positions", "epochs"), pl.String), orient="row")

@@ -99,7 +99,7 @@ def test_a_lane_that_waits_does_not_hold_up_another() -> None:
     assert watched.of("slow") == [0]
 
 
-def test_no_more_is_on_its_way_than_there_is_room_for() -> None:
+def test_nothing_is_put_while_there_is_no_room() -> None:
     under_way, most = 0, 0
     lock = threading.Lock()
 
@@ -110,14 +110,46 @@ def test_no_more_is_on_its_way_than_there_is_room_for() -> None:
         with lock:
             under_way -= work[1]
 
-    with Lanes(lambda work: work, store, finish, 30) as lanes:
+    def stored_as(work: Work, prepared: Work) -> Work:
+        gate.wait(10)
+        return prepared
+
+    gate = threading.Event()
+    with Lanes(lambda work: work, stored_as, finish, 30) as lanes:
+        threading.Timer(0.1, gate.set).start()
         for size in (10, 10, 10, 10, 50, 10, 29, 2):
             lanes.put("a", ("a", size), size)
+            assert gate.is_set() or under_way < 30
             with lock:
                 under_way += size
                 most = max(most, under_way)
-    # What is larger than the room goes alone.
-    assert most <= 50
+    # What is stored counts half; the last that was put may be larger than what was left.
+    assert 30 <= most < 2 * 30 + 50
+
+
+def test_what_is_stored_makes_room_before_its_turn() -> None:
+    gate, put = threading.Event(), []
+
+    def finish(work: Work, stored: Future[Work]) -> bool:
+        return gate.wait(10)
+
+    def put_five() -> None:
+        with Lanes(lambda work: work, store, finish, 20) as lanes:
+            for n in range(5):
+                lanes.put("a", ("a", n), 10)
+                put.append(n)
+
+    putting = threading.Thread(target=put_five)
+    putting.start()
+    # Two that are being prepared fill the room, and four that are stored.
+    until = time.monotonic() + 5
+    while len(put) < 4 and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert put == [0, 1, 2, 3]
+    gate.set()
+    putting.join()
+    assert put == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("step", ["prepare", "store", "finish"])
