@@ -34,7 +34,7 @@ from efd_pipelines.errors import DataError, EfdError, RegistryUnavailable, Stale
 from efd_pipelines.kafka.backlog import Chunk, Gap, Read, TopicGone, TopicRefused, Truncated, read_backlog
 from efd_pipelines.kafka.brokers import Brokers
 from efd_pipelines.kafka.registry import Registries
-from efd_pipelines.memory import give_back, let_go
+from efd_pipelines.memory import Growth, let_go
 from efd_pipelines.topics.names import Dataset
 from efd_pipelines.topics.schemas import TopicSchema
 
@@ -49,7 +49,7 @@ _FETCHING = 8
 _WAITING_BYTES = 1 << 24
 _WAITING_CHUNKS = 256
 _LEDGER_EVERY = 1000
-_GIVE_BACK_EVERY = 1 << 28
+_LOOK_EVERY = 1 << 23
 _KEPT_OPEN = 64
 # So many are decoded by compiled code, which is loaded while tables are opened and the brokers asked.
 _MANY_RECORDS = 10_000
@@ -127,7 +127,8 @@ class _Drainer:
         self._failed: set[str] = set()
         self._expected = 0
         self._known_schemas: set[tuple[str, int]] = set()
-        self._freed_bytes = 0
+        self._unlooked_bytes = 0
+        self._growth = Growth()
         self._generations = 0
 
     def round(self, components: Collection[str] | None, topics: Collection[str] | None) -> int:
@@ -265,10 +266,10 @@ class _Drainer:
         for dataset, written in done:
             rows += rows_of(RAW, dataset, written.commit)
             self._result.count(dataset, written)
-        self._freed_bytes += self._result.avro_bytes - before
-        if self._freed_bytes > _GIVE_BACK_EVERY:
-            self._freed_bytes = 0
-            give_back()
+        self._unlooked_bytes += self._result.avro_bytes - before
+        if self._unlooked_bytes > _LOOK_EVERY:
+            self._unlooked_bytes = 0
+            self._growth.look()
         if self._progress:
             self._progress(self._result.records, self._expected, self._result.avro_bytes)
         if len(rows) >= _LEDGER_EVERY:

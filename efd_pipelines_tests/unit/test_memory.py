@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from efd_pipelines import memory
-from efd_pipelines.memory import large_buffer, let_go
+from efd_pipelines.memory import Growth, large_buffer, let_go, resident_bytes
 
 LARGE = 40_000_000
 
@@ -72,3 +72,25 @@ def test_no_more_is_kept_than_a_drain_needs() -> None:
     lent = [large_buffer(LARGE) for _ in range(8)]
     del lent
     assert LARGE < sum(piece.size for piece in memory._kept) <= 1 << 27
+
+
+def test_what_a_process_has_now_is_known() -> None:
+    before = resident_bytes()
+    held = np.ones(200_000_000, np.uint8)
+    assert 180_000_000 < resident_bytes() - before < 300_000_000
+    del held
+    assert resident_bytes() - before < 50_000_000
+
+
+def test_memory_is_given_back_once_the_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    has = iter([300, 379, 280, 359, 360, 310, 389, 390, 320])
+    monkeypatch.setattr(memory, "resident_bytes", lambda: next(has) << 20)
+    monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
+    growth = Growth()
+    counts = []
+    for _ in range(6):
+        growth.look()
+        counts.append(len(given))
+    # 360 is 80 more than 280; what is left is 310, and 390 is 80 more.
+    assert counts == [0, 0, 0, 1, 1, 2]
