@@ -238,7 +238,7 @@ class Ledger(LedgerTable):
 
 
 def _reached(rows: pl.DataFrame) -> pl.DataFrame:
-    """By table and dataset, as JSON texts, how far each partition of a source has come, and its leader's epoch there."""
+    """By table and dataset, as JSON texts: how far each partition of a source has come, and its epoch there."""
     import polars as pl
 
     by = ["table", "dataset"]

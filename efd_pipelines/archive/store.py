@@ -32,6 +32,7 @@ _TEMPORARY = ".tmp-"
 _CONNECT_S = 10
 _ANSWER_S = 60
 _PART_BYTES = 16 * 1024 * 1024
+_LARGE_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,10 +349,21 @@ def _write_local(path: Path, data: Any) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+            _leave_cache(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _leave_cache(handle: int) -> None:
+    """Takes a large file that is on disk out of the system's memory.
+
+    Catching up writes gigabytes that nobody reads soon: they would drive out Kafka's log and what is read, and finding
+    memory for them took a fourth of the processor time.
+    """
+    if hasattr(os, "posix_fadvise") and os.fstat(handle).st_size >= _LARGE_BYTES:
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _create_local(path: Path, data: bytes) -> bool:
