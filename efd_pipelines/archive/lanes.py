@@ -51,7 +51,8 @@ class Lanes(Generic[Work, Prepared, Stored, Done]):
         store: the second, of the work and what the first returned. What either raises is the third's to meet.
         finish: the third step, in order: it takes what the second returned from the future. What it raises ends
             everything: `put` and `settle` raise it.
-        room_bytes: `put` waits while as much as this, or more, is on its way; what is stored counts half.
+        room_bytes: `put` waits while there is something on its way, and as much as this or more; what is stored counts
+            half.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Lanes(Generic[Work, Prepared, Stored, Done]):
     def put(self, key: str, work: Work, size_bytes: int) -> None:
         """Sends work on its way; waits while there is no room."""
         with self._changed:
-            self._changed.wait_for(lambda: self._error or self._bytes < self._room_bytes)
+            self._changed.wait_for(lambda: self._error or not self._items or self._bytes < self._room_bytes)
             self._raise()
             lane = self._lanes.setdefault(key, _Lane())
             item: _Item[Work, Stored] = _Item(work, size_bytes)

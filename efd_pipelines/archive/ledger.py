@@ -259,7 +259,7 @@ def _reached(rows: pl.DataFrame) -> pl.DataFrame:
     for table, dataset, quoted, position, known in newest.sort(*by, "partition").iter_rows():
         of, partition = (table, dataset), json.loads(quoted)
         positions.setdefault(of, {})[partition] = position
-        epoch = json.loads(known).get(partition)
+        epoch = json.loads(known or "{}").get(partition)
         epochs.setdefault(of, {}).update({} if epoch is None else {partition: epoch})
     found = [(*of, json.dumps(places), json.dumps(epochs[of])) for of, places in positions.items()]
     return pl.DataFrame(found, schema=dict.fromkeys((*by, "positions", "epochs"), pl.String), orient="row")

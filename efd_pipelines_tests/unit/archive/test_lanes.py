@@ -127,6 +127,15 @@ def test_nothing_is_put_while_there_is_no_room() -> None:
     assert 30 <= most < 2 * 30 + 50
 
 
+def test_without_any_room_one_goes_after_the_other() -> None:
+    watched = Watched()
+    with Lanes(watched.prepare, store, watched.finish, 0) as lanes:
+        for n in range(5):
+            lanes.put("a", ("a", n), 1)
+            assert len(watched.finished) >= n
+    assert watched.of("a") == list(range(5))
+
+
 def test_what_is_stored_makes_room_before_its_turn() -> None:
     gate, put = threading.Event(), []
 

@@ -54,6 +54,28 @@ def test_what_the_ledger_lacks_is_found_in_the_log(archive: Archive) -> None:
     assert json.loads(latest[0]["epochs"]) == {"c/t:0": 103}
 
 
+def test_each_partition_of_each_source_has_its_newest_position_and_the_epoch_there(archive: Archive) -> None:
+    odd = 'a "quoted" \\ {name}: 1,/t#2'
+    other = Dataset("lsst.sal.Test.y")
+    moves: list[tuple[Dataset, dict[str, int], dict[str, int]]] = [
+        (DATASET, {"c/t:0": 5, "c/t:1": 7}, {"c/t:0": 1}),
+        (DATASET, {"c/t:1": 70, f"{odd}:0": 3}, {f"{odd}:0": 4}),
+        (DATASET, {"c/t:0": 2**63 - 1}, {}),
+        (DATASET, {}, {}),
+        (other, {"c/t:0": 1}, {"c/t:0": 9}),
+    ]
+    for version, (dataset, positions, epochs) in enumerate(moves):
+        moved = {f"kafka:{of}": to for of, to in positions.items()}
+        note = {"kind": "drain", "epochs": epochs}
+        archive.ledger.append(rows_of(RAW, dataset, Commit(version, START_US + version, (), (), moved, note)))
+    mine, others = archive.ledger.latest().to_pylist()
+    assert json.loads(mine["positions"]) == {"c/t:0": 2**63 - 1, "c/t:1": 70, f"{odd}:0": 3}
+    # Where the position is the newest, no epoch was told of two of them.
+    assert json.loads(mine["epochs"]) == {f"{odd}:0": 4}
+    assert (mine["version"], mine["component"]) == (3, "Test")
+    assert (json.loads(others["positions"]), json.loads(others["epochs"])) == ({"c/t:0": 1}, {"c/t:0": 9})
+
+
 def test_a_run_that_dies_after_its_commit_leaves_an_announcement(archive: Archive) -> None:
     with pytest.raises(KeyboardInterrupt):
         commit_and_die(archive)
