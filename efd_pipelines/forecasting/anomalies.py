@@ -216,4 +216,5 @@ def _outages(counted: Counts) -> Iterator[Outage]:
 def _notes(counted: Counts, known: int) -> tuple[str, ...]:
     if known >= _KNOWN_DAYS:
         return ()
-    return (f"Only {known} days are known yet: little can be flagged before {_KNOWN_DAYS}.",)
+    days = "1 day is" if known == 1 else f"{known} days are"
+    return (f"Only {days} known yet: little can be flagged before {_KNOWN_DAYS}.",)

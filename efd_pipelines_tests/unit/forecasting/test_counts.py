@@ -95,7 +95,7 @@ def test_the_report_is_kept_and_says_what_it_does_not_know(archive: Archive) -> 
     sent(archive, 3, 100, 0)
     report = anomaly_report(archive, MONDAY)
     assert (report.anomalies, report.topics, report.days_known) == ((), 1, 1)
-    assert "Only 1 days are known" in report.notes[0]
+    assert "Only 1 day is known" in report.notes[0]
     (file,) = report.files
     assert Path(file.removeprefix("file://")).name == "2023-11-20.json"
     kept = pq.read_table(Path(archive.store.path(DIRECTORY)) / "2023-11-20.parquet")

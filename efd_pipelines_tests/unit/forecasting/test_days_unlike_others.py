@@ -149,7 +149,7 @@ def test_a_clock_that_jumps_is_its_components_doing() -> None:
 def test_of_the_first_weeks_nothing_is_told_but_that_they_are_the_first(days: int) -> None:
     report = judged(a_site(days))
     assert (report.anomalies, report.recent, report.components, report.outages) == ((), (), (), ())
-    assert f"Only {days} days are known" in report.notes[0]
+    assert f"Only {days} day{'s are' if days > 1 else ' is'} known" in report.notes[0]
 
 
 def test_an_observatory_that_has_just_begun_is_judged_after_six_weeks() -> None:
