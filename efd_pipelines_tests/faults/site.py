@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,9 +52,11 @@ CHANGING = tuple(
 DATASETS = tuple(sorted({builtin_topic(name).name for name in _TOPICS} | {_CHANGING, lost.TOPIC.name}))
 """What is archived: a broker may have others' topics, too."""
 
-# A broker that is killed before it has noted what was deleted gives it out again: by default it notes so once a minute.
-_NOTES_SOON = {"log.flush.start.offset.checkpoint.interval.ms": "100"}
+# A broker that is killed before it has noted what was deleted gives it out again: by default it notes so once a minute,
+# from half a minute after its start on.
+_NOTES_SOON = {"log.flush.start.offset.checkpoint.interval.ms": "100", "log.initial.task.delay.ms": "100"}
 _REPLICATED = {"default.replication.factor": "3", "min.insync.replicas": "1", **_NOTES_SOON}
+_NOTED_WITHIN_S = 5.0
 _FIRST_SEED = 1_000
 _ROOM_BYTES = 4 << 30
 
@@ -164,6 +167,8 @@ class Site:
         places = [TopicPartition(topic, n, end) for topic, of in ends.items() for n, end in enumerate(of) if end]
         for done in admin.delete_records(places).values() if places else ():
             done.result(30)
+        if not self.servers.others:
+            _await_noted(self.servers.kafka.directory / "data", places)
         self.accounts = {topic: Account(of) for topic, of in ends.items()}
 
     def produce(self, producer: SalProducer, rng: np.random.Generator) -> None:
@@ -232,3 +237,24 @@ def _ends(settings: Settings, partitions: Mapping[str, int]) -> dict[str, list[i
         }
     finally:
         consumer.close()
+
+
+def _await_noted(logs: Path, places: Sequence[TopicPartition]) -> None:
+    """Returns when a broker that is killed will not give out again what was deleted up to these places."""
+    deadline = time.monotonic() + _NOTED_WITHIN_S
+    while not all(_is_noted(logs, place, _noted(logs)) for place in places) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _noted(logs: Path) -> dict[tuple[str, int], int]:
+    """Where logs begin, as the broker has noted it: topic, partition and offset in each line, after two others."""
+    try:
+        lines = (logs / "log-start-offset-checkpoint").read_text().splitlines()[2:]
+    except FileNotFoundError:
+        return {}
+    return {(topic, int(partition)): int(offset) for topic, partition, offset in map(str.split, lines)}
+
+
+def _is_noted(logs: Path, place: TopicPartition, noted: Mapping[tuple[str, int], int]) -> bool:
+    segments = [int(path.stem) for path in (logs / f"{place.topic}-{place.partition}").glob("*.log")]
+    return max(noted.get((place.topic, place.partition), 0), min(segments, default=0)) >= place.offset
