@@ -49,7 +49,6 @@ _FETCHING = 8
 _WAITING_BYTES = 1 << 24
 _WAITING_CHUNKS = 256
 _LEDGER_EVERY = 1000
-_LOOK_EVERY = 1 << 23
 _KEPT_OPEN = 64
 # So many are decoded by compiled code, which is loaded while tables are opened and the brokers asked.
 _MANY_RECORDS = 10_000
@@ -127,7 +126,6 @@ class _Drainer:
         self._failed: set[str] = set()
         self._expected = 0
         self._known_schemas: set[tuple[str, int]] = set()
-        self._unlooked_bytes = 0
         self._growth = Growth()
         self._generations = 0
 
@@ -262,14 +260,10 @@ class _Drainer:
         done = [of for of in lanes.collect() if of is not None]
         if not done:
             return
-        before = self._result.avro_bytes
         for dataset, written in done:
             rows += rows_of(RAW, dataset, written.commit)
             self._result.count(dataset, written)
-        self._unlooked_bytes += self._result.avro_bytes - before
-        if self._unlooked_bytes > _LOOK_EVERY:
-            self._unlooked_bytes = 0
-            self._growth.look()
+        self._growth.look()
         if self._progress:
             self._progress(self._result.records, self._expected, self._result.avro_bytes)
         if len(rows) >= _LEDGER_EVERY:

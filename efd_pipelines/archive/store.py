@@ -357,11 +357,8 @@ def _write_local(path: Path, data: Any) -> None:
 
 
 def _leave_cache(handle: int) -> None:
-    """Takes a large file that is on disk out of the system's memory.
-
-    Catching up writes gigabytes that nobody reads soon: they would drive out Kafka's log and what is read, and finding
-    memory for them took a fourth of the processor time.
-    """
+    """Takes a large file that is on disk out of the system's memory: gigabytes that nobody reads soon would drive out
+    what is read, and finding memory for them took a fourth of the processor time."""
     if hasattr(os, "posix_fadvise") and os.fstat(handle).st_size >= _LARGE_BYTES:
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 

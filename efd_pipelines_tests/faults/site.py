@@ -242,7 +242,10 @@ def _ends(settings: Settings, partitions: Mapping[str, int]) -> dict[str, list[i
 def _await_noted(logs: Path, places: Sequence[TopicPartition]) -> None:
     """Returns when a broker that is killed will not give out again what was deleted up to these places."""
     deadline = time.monotonic() + _NOTED_WITHIN_S
-    while not all(_is_noted(logs, place, _noted(logs)) for place in places) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        noted = _noted(logs)
+        if all(_is_noted(logs, place, noted) for place in places):
+            return
         time.sleep(0.02)
 
 
