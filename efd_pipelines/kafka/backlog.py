@@ -4,8 +4,8 @@ One consumer is assigned partitions at explicit offsets; group offsets are neith
 positions are the archive's and move with its commits. Topics with much to read are taken a few at a time: all at
 once, 500 of them would share the memory and come in chunks, that is files, of 100 kB. Offsets are sparse (transaction
 markers, compaction): the end of a partition is an end offset or Kafka's end-of-partition event, never a count. What
-cannot be read is said as a value among the chunks and stops nothing else. The values and buffers: `chunks.py`. What a
-topic is and has: `brokers.py`.
+cannot be read is said as a value among the chunks and stops nothing else. The values and buffers: `chunks.py`. Which
+partitions wait for others: `pacing.py`. What a topic is and has: `brokers.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from efd_pipelines.errors import KafkaUnavailable
+from efd_pipelines.kafka import pacing
 from efd_pipelines.kafka.brokers import Brokers, Watermarks
 from efd_pipelines.kafka.chunks import (
     Chunk,
@@ -54,7 +55,7 @@ _TUNING = {
     # The queue may be overshot by one answer of each broker: together at most 32 MiB with three brokers.
     "queued.max.messages.kbytes": 12 * 1024,
     "fetch.max.bytes": 6 * 1024 * 1024,
-    "fetch.message.max.bytes": 2 * 1024 * 1024,
+    "fetch.message.max.bytes": 1024 * 1024,
     "fetch.queue.backoff.ms": 5,
     "fetch.error.backoff.ms": 100,
     # How long a broker holds back an answer without records: the end of every partition waits for it.
@@ -233,13 +234,34 @@ class _Reader:
         if self._to_pause:
             paused, self._to_pause = self._to_pause, []
             self._call(lambda consumer: consumer.pause(paused))
+        self._pace()
+
+    def _pace(self) -> None:
+        """Lays partitions aside that are far ahead of their topic's others, and goes on with those that were."""
+        for topic in {topic for (topic, _), state in self._open.items() if state.run_bytes > pacing.RUN_BYTES}:
+            far, near = pacing.to_change(self._buffers[topic].states)
+            self._lay_aside(far)
+            self._take_up(near)
+
+    def _lay_aside(self, states: Sequence[PartitionReading]) -> None:
+        if states:
+            places = [TopicPartition(state.buffer.topic, state.partition) for state in states]
+            self._call(lambda consumer: consumer.incremental_unassign(places))
+        for state in states:
+            state.is_aside = True
+
+    def _take_up(self, states: Sequence[PartitionReading]) -> None:
+        if states:
+            self._call(lambda consumer: consumer.incremental_assign([state.place for state in states]))
+        for state in states:
+            state.is_aside, state.run_bytes = False, 0
 
     def _sort_in(self, batch: Batch) -> None:
         """Records of one partition after the other; nearly always they are its next ones."""
         at = 0
         while at < len(batch):
             state = self._open.get(batch.origin(at))
-            if state is None or state.stuck:
+            if state is None or state.stuck or state.is_aside:
                 at += 1  # fetched before the partition was paused, or behind something that must be settled first
                 continue
             end = batch.records_end(at, state.offset, state.end)
@@ -272,7 +294,7 @@ class _Reader:
         if state.done:
             return
         state.done = True
-        if self._open.pop((state.buffer.topic, state.partition), None) is not None:
+        if self._open.pop((state.buffer.topic, state.partition), None) is not None and not state.is_aside:
             self._to_pause.append(TopicPartition(state.buffer.topic, state.partition))
 
     def _leave(self, buffer: TopicBuffer, why: TopicGone | TopicRefused) -> None:
@@ -354,7 +376,11 @@ class _Reader:
             self._call(lambda consumer: consumer.incremental_assign(places))
 
     def _wait(self) -> None:
-        """Nothing came: look after a second whether the topics are still there, give up after `stall_s`."""
+        """Nothing came: look after a second whether the topics are still there, give up after `stall_s`.
+
+        Partitions that were laid aside need not wait for one of which nothing comes.
+        """
+        self._take_up([state for state in self._open.values() if state.is_aside])
         waited_s = time.monotonic() - self._moved_at
         if self._complaints.refuses_us or waited_s > self._stall_s:
             raise self._stalled(waited_s)

@@ -88,7 +88,8 @@ class PartitionReading:
     """How far one partition has been read.
 
     `told` is the offset of the last position that was given out, `stuck` that what stands at `offset` cannot be read
-    and must be settled first, `attempts` how often that was tried at `attempted_at`.
+    and must be settled first, `attempts` how often that was tried at `attempted_at`. `time_ms` is the last record's,
+    `run_bytes` what has been read since it was taken up, `is_aside` that others of its topic come first.
     """
 
     buffer: TopicBuffer
@@ -101,6 +102,9 @@ class PartitionReading:
     stuck: bool = False
     attempts: int = 0
     attempted_at: int = -1
+    time_ms: int = -1
+    run_bytes: int = 0
+    is_aside: bool = False
 
     @classmethod
     def starting(cls, buffer: TopicBuffer, partition: int, position: Position, end: int) -> PartitionReading:
@@ -157,6 +161,8 @@ class TopicBuffer:
         self.batches.append(frames)
         state.offset = int(frames.offsets[-1]) + 1
         state.epoch = batch.epoch(end - 1)
+        state.time_ms = int(frames.timestamps_ms[-1])
+        state.run_bytes += size_bytes
         self.size_bytes += size_bytes
         self.records += len(frames)
         self.read_bytes += size_bytes

@@ -15,7 +15,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
 
 from efd_pipelines.errors import KafkaUnavailable, SettingsError
-from efd_pipelines.kafka import consumers
+from efd_pipelines.kafka import consumers, pacing
 from efd_pipelines.kafka.backlog import Chunk, Gap, Position, TopicGone, TopicRefused, Truncated, read_backlog
 from efd_pipelines.kafka.brokers import Brokers
 from efd_pipelines.servers.kafka import KafkaServer
@@ -58,7 +58,13 @@ def fragile(fragile_server: KafkaServer) -> Cluster:
 
 
 @pytest.mark.timeout(180)
-def test_a_broker_killed_and_started_in_the_middle_costs_nothing(fragile: Cluster, topic: str) -> None:
+@pytest.mark.parametrize("run_bytes", [None, 200_000])
+def test_a_broker_killed_and_started_in_the_middle_costs_nothing(
+    fragile: Cluster, topic: str, run_bytes: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if run_bytes:  # partitions are laid aside and taken up all the time
+        monkeypatch.setattr(pacing, "RUN_BYTES", run_bytes)
+        monkeypatch.setattr(pacing, "AHEAD_MS", 0)
     fragile.make(topic, partitions=2)
     fragile.put(topic, range(20_000), size=3000)
     fragile.put(topic, range(20_000), partition=1, size=3000)

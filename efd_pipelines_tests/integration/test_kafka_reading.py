@@ -5,6 +5,7 @@ Whatever becomes of the brokers: `test_kafka_faults.py`.
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
+from efd_pipelines.errors import KafkaUnavailable
 from efd_pipelines.kafka import compiled_consumer, consumers
 from efd_pipelines.kafka.backlog import Chunk, Gap, Position, TopicGone, Truncated, read_backlog
 from efd_pipelines.kafka.brokers import Brokers
@@ -266,6 +268,46 @@ def test_chunks_keep_to_the_budget_and_to_one_topic(cluster: Cluster, topic: str
     assert len(heard.chunks) > 6
     for number, name in enumerate(topics):
         assert heard.values[name, 0] == values_of(range(2000 * (number + 1)), 2000)
+
+
+@each_consumer
+def test_partitions_are_read_side_by_side_by_kafkas_time(cluster: Cluster, topic: str) -> None:
+    cluster.make(topic, partitions=2)
+    slow, fast = range(20_000), range(0, 20_000_000, 1000)  # milliseconds
+    cluster.put(topic, slow, size=3000)
+    cluster.put(topic, fast, partition=1, size=3000)
+    heard, ahead = Heard(), 0
+    for item in cluster.read(topic, budget=4_000_000):
+        heard.add(item)
+        if len(heard.values.get((topic, 0), ())) < len(slow):
+            ahead = len(heard.values.get((topic, 1), ()))
+    assert ahead < len(fast) / 2
+    assert heard.values == {(topic, 0): values_of(slow, 3000), (topic, 1): values_of(fast, 3000)}
+    assert {partition: heard.positions[topic, partition].offset for partition in range(2)} == {0: 20_000, 1: 20_000}
+
+
+def test_partitions_do_not_wait_for_one_of_which_nothing_comes(
+    kafka: KafkaServer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster.of(kafka, stall_s=2.0)
+    cluster.make(topic, partitions=2)
+    cluster.put(topic, range(10))
+    cluster.put(topic, range(0, 20_000_000, 1000), partition=1, size=3000)
+
+    def without_the_first(consumer: compiled_consumer.CompiledConsumer, places: list[TopicPartition]) -> None:
+        assign(consumer, [place for place in places if place.partition])
+
+    assign = compiled_consumer.CompiledConsumer.incremental_assign
+    monkeypatch.setattr(compiled_consumer.CompiledConsumer, "incremental_assign", without_the_first)
+    heard = Heard()
+
+    def read_all() -> None:
+        for item in cluster.read(topic, budget=4_000_000):
+            heard.add(item)
+
+    with pytest.raises(KafkaUnavailable, match=re.escape(f"{topic}[0]")):
+        read_all()
+    assert len(heard.values[topic, 1]) > 18_000
 
 
 def test_a_slow_taker_is_not_taken_for_a_stalled_broker(kafka: KafkaServer, topic: str) -> None:
