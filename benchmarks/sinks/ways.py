@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.sinks.site import BenchSite
 from efd_pipelines.configuration import KafkaReading
-from efd_pipelines.simulator.series import Series
+from efd_pipelines.settings import Settings
 
 CHUNK_BYTES = KafkaReading().chunk_bytes
 FASTAVRO_FRAMES = 2_000
@@ -36,7 +36,6 @@ class Frames:
     text: str
     values: list[bytes]
     times_us: np.ndarray[Any, Any]
-    series: Series
     column: pa.ChunkedArray
 
     @property
@@ -52,17 +51,33 @@ class Frames:
                 self.text,
                 self.values[n : n + each],
                 self.times_us[n : n + each],
-                self.series,
                 self.column[n : n + each],
             )
             for n in range(0, len(self.values), each)
         ]
 
+    def save(self, path: Path) -> None:
+        """Keeps them for another process."""
+        table = pa.table({"value": self.column, "time_us": self.times_us})
+        table = table.replace_schema_metadata({"topic": self.topic, "text": self.text})
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+
+    @classmethod
+    def load(cls, path: Path) -> Frames:
+        with pa.OSFile(str(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
+        about = table.schema.metadata
+        column = table["value"]
+        return cls(
+            about[b"topic"].decode(), about[b"text"].decode(), column.to_pylist(), table["time_us"].to_numpy(), column
+        )
+
 
 # Ours, without reading
 
 
-def ours(site: BenchSite, frames: Frames, directory: Path) -> None:
+def ours(settings: Settings, frames: Frames) -> None:
     """What a drain does with chunks that have been read."""
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.archive.files import DataFile, EncodedFile
@@ -75,7 +90,6 @@ def ours(site: BenchSite, frames: Frames, directory: Path) -> None:
     from efd_pipelines.kafka.registry import Registries
     from efd_pipelines.topics.names import Dataset
 
-    settings = site.settings(directory)
     dataset = Dataset.parse(frames.topic)
     archive = Archive(settings)
     total = len(frames.values)
@@ -121,8 +135,9 @@ def check(site: BenchSite, frames: Frames, directory: Path) -> int:
     from efd_pipelines.archive.archive import Archive
     from efd_pipelines.topics.names import Dataset
 
-    ours(site, frames, directory)
-    archive = Archive(site.settings(directory))
+    settings = site.settings(directory)
+    ours(settings, frames)
+    archive = Archive(settings)
     dataset = Dataset.parse(frames.topic)
     schema = fastavro.parse_schema(json.loads(frames.text))
     part = archive.read(dataset, end=int(frames.times_us[199]) + 1)
