@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from efd_pipelines.archive.files import FileForm
 from efd_pipelines.archive.slices import DEAD, QUARANTINE, Slice, SliceUnit, slice_starts
+from efd_pipelines.arrays import array_of, filled, numbers_of, texts_of
 from efd_pipelines.avro.bodies import Bodies
 from efd_pipelines.avro.decoder import decode
 from efd_pipelines.avro.frames import PREFIX_BYTES, split
@@ -215,7 +216,7 @@ def _by_schema(frames: FrameBatch, found: _Decoded) -> dict[int, NDArray[np.int6
     """Numbers of the frames of each registry id; what is no frame is dead."""
     heads = _heads(frames)
     known = heads.dictionary.to_pylist()
-    of_frames = heads.indices.fill_null(len(known)).to_numpy()
+    of_frames = numbers_of(filled(heads.indices, len(known)))
     order = np.argsort(of_frames, kind="stable")
     begins = np.searchsorted(of_frames[order], np.arange(len(known) + 2))
     numbers: dict[int, list[NDArray[np.int64]]] = {}
@@ -285,32 +286,32 @@ def _with_system(
 
 def _system(frames: FrameBatch, index: NDArray[np.int64], origin: Origin, token: int | None) -> list[Any]:
     return [
-        pa.array(frames.partitions[index].astype(np.int32)),
-        pa.array(frames.offsets[index]),
+        array_of(frames.partitions[index].astype(np.int32)),
+        array_of(frames.offsets[index]),
         _kafka_times(frames, index),
         _at(frames.keys, index),
         _sources(frames, index, origin),
-        pa.array(np.full(len(index), token, np.int64)) if token is not None else pa.nulls(len(index), pa.int64()),
+        array_of(np.full(len(index), token, np.int64)) if token is not None else pa.nulls(len(index), pa.int64()),
     ]
 
 
 def _at(column: pa.ChunkedArray, index: NDArray[np.int64]) -> pa.Array:
     """Keys, or frames, of some records."""
-    chosen = column if len(index) == len(column) else column.take(pa.array(index))
+    chosen = column if len(index) == len(column) else column.take(array_of(index))
     return chosen.cast(pa.binary()).combine_chunks()
 
 
 def _sources(frames: FrameBatch, index: NDArray[np.int64], origin: Origin) -> pa.Array:
     if not isinstance(origin.sources, Mapping):
-        return origin.sources.take(pa.array(index))
+        return origin.sources.take(array_of(index))
     names, codes = np.unique(frames.partitions[index], return_inverse=True)
-    known = pa.array([origin.sources[int(name)] for name in names], pa.string())
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), known).cast(pa.string())
+    known = texts_of([origin.sources[int(name)] for name in names])
+    return pa.DictionaryArray.from_arrays(array_of(codes.astype(np.int32)), known).cast(pa.string())
 
 
 def _kafka_times(frames: FrameBatch, index: NDArray[np.int64]) -> pa.Array:
     stamps = frames.timestamps_ms[index]
-    return pa.array(stamps * 1000, TIME, mask=stamps < 0)
+    return array_of(stamps * 1000, stamps < 0, TIME)
 
 
 def _event_times(
@@ -320,9 +321,9 @@ def _event_times(
     column = next((c for c in layout.columns if c.field == origin.time_field and c.element is None), None)
     if column is None or not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         return _kafka_times(frames, index)
-    stamps = table[column.name].cast(pa.float64()).combine_chunks().fill_null(np.nan)
-    times = event_time_us(stamps.to_numpy(zero_copy_only=False))
-    return pa.array(times, pa.int64(), mask=times == INVALID_TIME).cast(TIME)
+    stamps = filled(table[column.name].cast(pa.float64()).combine_chunks(), np.nan)
+    times = event_time_us(numbers_of(stamps))
+    return array_of(times, times == INVALID_TIME, TIME)
 
 
 def _sort_into(
@@ -334,7 +335,7 @@ def _sort_into(
     unit: SliceUnit,
 ) -> None:
     """Distributes rows over slices; a time that cannot be goes to quarantine."""
-    times = rows["time"].cast(pa.int64()).combine_chunks().fill_null(INVALID_TIME).to_numpy(zero_copy_only=False)
+    times = numbers_of(filled(rows["time"].cast(pa.int64()), INVALID_TIME))
     received = frames.timestamps_ms[index] * 1000
     received = np.where(received < 0, int(time.time() * 1e6), received)
     is_bad = (times < FIRST_WEEK.start_us) | (times > received + AHEAD_US)
@@ -351,8 +352,7 @@ def _sort_into(
 
 def _lengths(frames: FrameBatch) -> NDArray[np.int64]:
     """Bytes of each frame, 0 of a tombstone."""
-    found: NDArray[np.int64] = pc.binary_length(frames.values).fill_null(0).to_numpy()
-    return found
+    return numbers_of(filled(pc.binary_length(frames.values), 0))
 
 
 def _rows_at(rows: pa.Table, chosen: NDArray[np.int64]) -> pa.Table:
@@ -360,7 +360,7 @@ def _rows_at(rows: pa.Table, chosen: NDArray[np.int64]) -> pa.Table:
     if len(chosen) == rows.num_rows:
         return rows
     first, end = int(chosen[0]), int(chosen[-1]) + 1
-    return rows.slice(first, end - first) if end - first == len(chosen) else rows.take(pa.array(chosen))
+    return rows.slice(first, end - first) if end - first == len(chosen) else rows.take(array_of(chosen))
 
 
 def _key(start_us: int, unit: SliceUnit) -> tuple[str, str]:
@@ -375,7 +375,7 @@ def _dead_rows(frames: FrameBatch, origin: Origin, dead: Sequence[tuple[int, str
     index = np.array([n for n, _ in dead], dtype=np.int64)
     arrays = [pa.nulls(len(index), TIME), *_system(frames, index, origin, None)]
     arrays.append(_at(frames.values, index))
-    arrays.append(pa.array([reason for _, reason in dead], pa.string()))
+    arrays.append(texts_of([reason for _, reason in dead]))
     names = [*_GOOD_SYSTEM, "archive_frame", "archive_reason"]
     fields = [pa.field("time", TIME), *(pa.field(name, SYSTEM_COLUMNS[name]) for name in names)]
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))

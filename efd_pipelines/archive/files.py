@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from efd_pipelines.archive import pages
 from efd_pipelines.archive.pages import Template
 from efd_pipelines.archive.store import Store
+from efd_pipelines.arrays import numbers_of
 
 ROW_GROUP_BYTES = 64 * 1024 * 1024
 _MAX_ROW_GROUP = 1 << 20
@@ -193,9 +194,9 @@ def _ranks(column: pa.ChunkedArray) -> NDArray[Any]:
         column = column.cast(pa.int64())
     if pa.types.is_string(column.type):
         texts = column.combine_chunks().dictionary_encode()
-        order = np.argsort(np.argsort(texts.dictionary.to_numpy(zero_copy_only=False)))
-        return np.asarray(order[texts.indices.to_numpy()])
-    return np.asarray(column.to_numpy())
+        order = np.argsort(np.argsort(np.array(texts.dictionary.to_pylist(), object)))
+        return np.asarray(order[numbers_of(texts.indices)])
+    return numbers_of(column)
 
 
 def time_range(table: pa.Table) -> tuple[int | None, int | None]:

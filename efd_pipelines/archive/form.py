@@ -25,6 +25,7 @@ from efd_pipelines.archive.positions import decided_arrays
 from efd_pipelines.archive.runs import Key, hash_of, low_key, reading
 from efd_pipelines.archive.schemas import WriterSchemas
 from efd_pipelines.archive.tables import TableSnapshot
+from efd_pipelines.arrays import filled, numbers_of
 from efd_pipelines.memory import give_back
 from efd_pipelines.topics.layout import SYSTEM_COLUMNS, TIME, arrow_field, plan_layout
 
@@ -192,9 +193,9 @@ def _row_bytes(rows: pa.Table) -> NDArray[np.int64]:
     for column in rows.schema:
         if pa.types.is_list(column.type):
             lengths = pc.list_value_length(rows[column.name])
-            sizes += lengths.fill_null(0).to_numpy() * max(_LIST_OVERHEAD_BYTES, _width(column.type.value_type))
+            sizes += numbers_of(filled(lengths, 0)) * max(_LIST_OVERHEAD_BYTES, _width(column.type.value_type))
         elif pa.types.is_string(column.type) or pa.types.is_binary(column.type):
-            sizes += pc.binary_length(rows[column.name]).fill_null(0).to_numpy()
+            sizes += numbers_of(filled(pc.binary_length(rows[column.name]), 0))
     return sizes
 
 

@@ -41,6 +41,7 @@ from efd_pipelines.archive.ledger_rows import (
 )
 from efd_pipelines.archive.ledger_table import RELATIVE, LedgerTable
 from efd_pipelines.archive.slices import DEAD, QUARANTINE
+from efd_pipelines.arrays import texts_of
 from efd_pipelines.errors import StaleWriter
 from efd_pipelines.topics.names import Dataset
 
@@ -195,7 +196,7 @@ class Ledger(LedgerTable):
     def known_versions(self, wanted: Sequence[tuple[str, Dataset]]) -> dict[tuple[str, str], set[int]]:
         """The versions of tables that have been entered, those that sealed rows cover among them."""
         whole = self.table(columns=["commit_kind", "sealed"])
-        names = pa.array(sorted({dataset.text for _, dataset in wanted}), pa.string())
+        names = texts_of(sorted({dataset.text for _, dataset in wanted}))
         part = whole.filter(pc.is_in(whole["dataset"], value_set=names))
         known: dict[tuple[str, str], set[int]] = {}
         for row in part.to_pylist():

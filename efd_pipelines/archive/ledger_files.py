@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from efd_pipelines.archive.files import DataFile
 from efd_pipelines.archive.ledger_rows import HISTORY, NAMES, SCHEMA, SEALED, history_of
 from efd_pipelines.archive.store import Store
+from efd_pipelines.arrays import no_rows
 from efd_pipelines.errors import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -149,8 +150,3 @@ class LedgerFiles:
             return rows
         texts = self.read(file, pa.schema([SCHEMA.field("sealed")]))["sealed"].slice(start, rows.height)
         return rows.with_columns(pl.when(is_unknown).then(history_of(texts)).otherwise(pl.col(HISTORY)).alias(HISTORY))
-
-
-def no_rows(schema: pa.Schema) -> pa.Table:
-    """`Schema.empty_table` would import pandas, which takes longer than a small drain's own work."""
-    return pa.Table.from_batches([], schema=schema)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from efd_pipelines.archive.files import DataFile, write_data_file
-from efd_pipelines.archive.ledger_files import RELATIVE, ROWS_AT_ONCE, LedgerFiles, no_rows
+from efd_pipelines.archive.ledger_files import RELATIVE, ROWS_AT_ONCE, LedgerFiles
 from efd_pipelines.archive.ledger_rows import (
     GAP,
     KEY,
@@ -32,6 +32,7 @@ from efd_pipelines.archive.ledger_rows import (
 )
 from efd_pipelines.archive.store import Store
 from efd_pipelines.archive.tables import TableSnapshot, commit, open_table
+from efd_pipelines.arrays import no_rows, table_of
 from efd_pipelines.errors import StaleWriter, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -94,9 +95,12 @@ class LedgerTable:
         """Adds rows; safe to repeat."""
         if not rows:
             return
-        table = pa.Table.from_pylist([row.as_dict() for row in rows], schema=SCHEMA)
-        for month in pc.unique(table["month"]).to_pylist():
-            self._append_month(month, table.filter(pc.equal(table["month"], month)).drop_columns(["month"]))
+        months: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            entered = row.as_dict()
+            months.setdefault(entered["month"], []).append(entered)
+        for month, of in months.items():
+            self._append_month(month, table_of(of, SCHEMA).drop_columns(["month"]))
 
     def _append_month(self, month: str, table: pa.Table) -> None:
         file = write_data_file(self._store, RELATIVE, month, "c", table, partition="month")

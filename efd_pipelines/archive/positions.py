@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -228,11 +229,14 @@ def wanted_topics(
 
     `reached` is what the ledger knows, where the caller has already asked it.
     """
-    cluster_id = brokers.cluster_id()
-    known = brokers.topics()
-    datasets = covered_datasets(settings, known, components, topics)
-    watermarks = brokers.offsets(datasets)
-    reached = ledger_positions(archive) if reached is None else reached
+    with ThreadPoolExecutor(1) as pool:
+        # The brokers are waited for, the ledger is work.
+        asked = pool.submit(ledger_positions, archive) if reached is None else None
+        cluster_id = brokers.cluster_id()
+        known = brokers.topics()
+        datasets = covered_datasets(settings, known, components, topics)
+        watermarks = brokers.offsets(datasets)
+        reached = asked.result() if asked else reached or {}
     intakes = []
     for topic, dataset in sorted(datasets.items()):
         if topic not in watermarks:
@@ -286,9 +290,10 @@ class Reached:
 
 def ledger_positions(archive: Archive) -> dict[str, Reached]:
     """By dataset, what the ledger knows; it may lag behind the tables, never lead."""
-    latest = archive.ledger.latest()
+    import polars as pl
+
     found = {}
-    for row in latest.to_pylist():
+    for row in pl.DataFrame(archive.ledger.latest()).iter_rows(named=True):
         if row["table"] == RAW:
             positions, epochs = json.loads(row["positions"]), json.loads(row["epochs"])
             found[row["dataset"]] = Reached(row["version"], positions, epochs, row["last_at"])

@@ -16,6 +16,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import TableNotFoundError
 
 from efd_pipelines.archive.store import Store
+from efd_pipelines.arrays import no_rows, table_of
 from efd_pipelines.topics.schemas import TopicSchema, parse_schema
 
 RELATIVE = "schemas"
@@ -119,7 +120,7 @@ class WriterSchemas:
         with self._store.errors("write schemas"):
             write_deltalake(
                 self._store.uri(RELATIVE),
-                pa.Table.from_pylist(rows, schema=_SCHEMA),
+                table_of(rows, _SCHEMA),
                 mode="append",
                 storage_options=self._store.storage_options,
             )
@@ -133,7 +134,7 @@ class WriterSchemas:
             try:
                 delta = DeltaTable(self._store.uri(RELATIVE), storage_options=self._store.storage_options)
             except TableNotFoundError:
-                return pa.schema([_SCHEMA.field(name) for name in columns]).empty_table()
+                return no_rows(pa.schema([_SCHEMA.field(name) for name in columns]))
             # `pa.table` would import pandas.
             files = pa.RecordBatchReader.from_stream(delta.get_add_actions()).read_all()
             paths = [f"{RELATIVE}/{path}" for path in files["path"].to_pylist()]

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from efd_pipelines.arrays import array_of, bytes_of
 from efd_pipelines.kafka.frames import ends_of
 
 
@@ -34,7 +35,7 @@ class Bodies(Sequence[bytes]):
 
     @classmethod
     def of(cls, bodies: Sequence[bytes]) -> Self:
-        return cls(pa.chunked_array([pa.array(bodies, pa.large_binary())]))
+        return cls(pa.chunked_array([bytes_of(bodies)]))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -58,7 +59,7 @@ class Bodies(Sequence[bytes]):
 
     def take(self, indices: NDArray[np.int64]) -> Bodies:
         """The bodies at `indices`, in that order."""
-        return Bodies(self.values.take(pa.array(indices)), self.start)
+        return Bodies(self.values.take(array_of(indices)), self.start)
 
     def located(self) -> Located:
         """Where they lie."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from efd_pipelines.arrays import array_of, numbers_of
 from efd_pipelines.topics.layout import Column, Layout
 
 _FLAT_KINDS = (pa.types.is_integer, pa.types.is_floating)
@@ -66,7 +67,7 @@ class Flattening:
         arrays: list[pa.Array | None],
     ) -> None:
         planned = 1 + max(column.element or 0 for _, column in places)
-        lengths = np.diff(values.offsets.to_numpy())
+        lengths = np.diff(numbers_of(values.offsets))
         longest = int(lengths.max(initial=0))
         if longest > planned:
             self.lengths[name] = max(longest, self.lengths.get(name, 0))
@@ -87,7 +88,7 @@ class Flattening:
             return
         for name, values in fields.items():
             if name not in self._places and pa.types.is_list(values.type):
-                longest = int(np.diff(values.offsets.to_numpy()).max(initial=0))
+                longest = int(np.diff(numbers_of(values.offsets)).max(initial=0))
                 if longest:
                     self.lengths[name] = max(longest, self.lengths.get(name, 0))
 
@@ -98,20 +99,20 @@ def _uniform(values: pa.ListArray, length: int) -> list[pa.Array]:
     start, end = values.offsets[0].as_py(), values.offsets[-1].as_py()
     items = values.values.slice(start, end - start)
     if items.null_count or not any(is_kind(items.type) for is_kind in _FLAT_KINDS):
-        return [items.take(pa.array(np.arange(element, rows * length, length))) for element in range(length)]
-    across = np.ascontiguousarray(items.to_numpy().reshape(rows, length).T)
-    flat = pa.array(across.reshape(-1))
+        return [items.take(array_of(np.arange(element, rows * length, length))) for element in range(length)]
+    across = np.ascontiguousarray(numbers_of(items).reshape(rows, length).T)
+    flat = array_of(across.reshape(-1))
     return [flat.slice(element * rows, rows) for element in range(length)]
 
 
 def _ragged(values: pa.ListArray, lengths: NDArray[np.int32], count: int) -> list[pa.Array]:
     """Element by element, null where a list is shorter."""
-    starts = values.offsets.to_numpy()[:-1]
-    null = values.is_null().to_numpy(zero_copy_only=False)
+    starts = numbers_of(values.offsets)[:-1]
+    null = numbers_of(values.is_null())
     elements = []
     for element in range(count):
         missing = null | (lengths <= element)
-        elements.append(values.values.take(pa.array(starts + element, mask=missing)))
+        elements.append(values.values.take(array_of(starts + element, missing)))
     return elements
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from efd_pipelines.arrays import array_of, no_rows
 from efd_pipelines.avro.attempts import Attempt, most_items
 from efd_pipelines.avro.bodies import Bodies, Located
 from efd_pipelines.avro.columns import widened
@@ -55,13 +56,13 @@ class Compiled:
         if self._left_bytes > 0:
             self._left_bytes -= bodies.size_bytes if isinstance(bodies, Bodies) else sum(map(len, bodies))
             if self._left_bytes > 0:
-                return Attempt(plan.schema.empty_table(), _NONE, _refused(_NONE, len(bodies)), {})
+                return Attempt(no_rows(plan.schema), _NONE, _refused(_NONE, len(bodies)), {})
         located = (bodies if isinstance(bodies, Bodies) else Bodies.of(bodies)).located()
         parts = [_Rows(plan, located, first, end) for first, end in _chunks(located.sizes, plan.totals.row_bytes)]
         tables = [part.table() for part in parts if part.rows]
         good = np.concatenate([part.good for part in parts]) if parts else _NONE
         return Attempt(
-            table=tables[0] if len(tables) == 1 else pa.concat_tables(tables or [plan.schema.empty_table()]),
+            table=tables[0] if len(tables) == 1 else pa.concat_tables(tables or [no_rows(plan.schema)]),
             good=good,
             refused=_refused(good, len(bodies)),
             lengths=_longest([part.lengths() for part in parts]),
@@ -223,13 +224,13 @@ class _Rows:
         if not size:
             values = self._texts(kind, items.view(np.int64), text_sizes, None)
         elif kind == BOOLEAN:
-            values = pa.array(items.view(np.bool_))
+            values = array_of(items.view(np.bool_))
         else:
             values = pa.Array.from_buffers(ARROW[kind], total, [None, pa.py_buffer(items)])
         offsets = np.concatenate([np.zeros(1, np.int32), ends.astype(np.int32)])
         is_null = counts[: self.rows] < 0
-        mask = pa.array(is_null) if is_null.any() else None
-        return pa.ListArray.from_arrays(pa.array(offsets), values, mask=mask)
+        mask = array_of(is_null) if is_null.any() else None
+        return pa.ListArray.from_arrays(array_of(offsets), values, mask=mask)
 
 
 class _Packed:

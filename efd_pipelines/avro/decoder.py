@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from efd_pipelines.arrays import array_of, no_rows
 from efd_pipelines.avro.attempts import Attempt, Decoder
 from efd_pipelines.avro.compiled import Compiled, load
 from efd_pipelines.avro.messages import SingleMessages
@@ -91,7 +92,7 @@ def _attempted(decoder: Decoder, bodies: Sequence[bytes], schema: TopicSchema, l
         return decoder.attempt(bodies, schema, layout)
     except SchemaError as error:
         refused = dict.fromkeys(range(len(bodies)), error.message)
-        return Attempt(layout.arrow_schema().empty_table(), np.empty(0, np.int64), refused, {})
+        return Attempt(no_rows(layout.arrow_schema()), np.empty(0, np.int64), refused, {})
 
 
 def _in_order(
@@ -100,9 +101,9 @@ def _in_order(
     """Rows of several decoders, in the order of their bodies."""
     filled = [(good, table) for good, table in parts if len(good)]
     if not filled:
-        return np.empty(0, np.int64), layout.arrow_schema().empty_table()
+        return np.empty(0, np.int64), no_rows(layout.arrow_schema())
     if len(filled) == 1:
         return filled[0]
     good = np.concatenate([good for good, _ in filled])
     order = np.argsort(good)
-    return good[order], pa.concat_tables([table for _, table in filled]).take(pa.array(order))
+    return good[order], pa.concat_tables([table for _, table in filled]).take(array_of(order))

@@ -6,13 +6,15 @@ What is in them: `efd_pipelines.avro`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from efd_pipelines.arrays import array_of, bytes_of
 
 _BYTES = pa.large_binary()
 
@@ -38,8 +40,8 @@ class FrameBatch:
     def of(
         cls,
         topic: str,
-        values: Iterable[bytes | None],
-        keys: Iterable[bytes | None],
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None],
         partitions: Sequence[int] | NDArray[Any],
         offsets: Sequence[int] | NDArray[Any],
         timestamps_ms: Sequence[int] | NDArray[Any],
@@ -47,8 +49,8 @@ class FrameBatch:
         """Records whose values and keys are objects."""
         return cls(
             topic,
-            pa.chunked_array([pa.array(values, _BYTES)]),
-            pa.chunked_array([pa.array(keys, _BYTES)]),
+            pa.chunked_array([bytes_of(values)]),
+            pa.chunked_array([bytes_of(keys)]),
             np.asarray(partitions, np.int32),
             np.asarray(offsets, np.int64),
             np.asarray(timestamps_ms, np.int64),
@@ -83,7 +85,7 @@ class FrameBatch:
     def take(self, indices: Sequence[int] | NDArray[Any]) -> FrameBatch:
         """The frames at `indices`, in that order."""
         index = np.asarray(indices, dtype=np.int64)
-        chosen = pa.array(index)
+        chosen = array_of(index)
         return FrameBatch(
             self.topic,
             self.values.take(chosen),

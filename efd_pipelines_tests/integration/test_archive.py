@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import gzip
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from efd_pipelines.simulator.replay import replay
 from efd_pipelines.simulator.sal import SalField, SalTopic
 from efd_pipelines.times import Week, microseconds
 from efd_pipelines.topics.names import Dataset
+from efd_pipelines_tests.faults.processes import environment
 from efd_pipelines_tests.integration.conftest import MakeSettings
 from efd_pipelines_tests.integration.produced import LAST_WEEK, NOW, produce, rows_and_records
 
@@ -240,3 +243,22 @@ def test_the_mirror_of_the_summit_is_the_summits_dataset(site: MakeSettings, reg
     archive = Archive(settings)
     drain(archive, settings)
     assert [dataset.text for dataset in archive.datasets()] == ["lsst.sal.Test.scalars"]
+
+
+@pytest.mark.timeout(120)
+def test_a_drain_does_without_pandas(local_settings: Settings) -> None:
+    topic = builtin_topic("MTM1M3.forceActuatorData")
+    for when in (NOW, LAST_WEEK):
+        produce(local_settings, topic, 1500, when)
+    script = """
+import sys
+from efd_pipelines.archive.archive import Archive
+from efd_pipelines.archive.drain import drain
+from efd_pipelines.settings import load_settings
+settings = load_settings(env_file=None)
+print([drain(Archive(settings), settings).records for _ in range(2)], "pandas" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(local_settings), check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "[3000, 0] False\n"
