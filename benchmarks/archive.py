@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from benchmarks import Benchmark, Figures, note, run
 from benchmarks.sinks import ways
-from benchmarks.sinks.site import BenchSite, bench_site, topic_of
+from benchmarks.sinks.site import RATE_HZ, BenchSite, bench_site, topic_of
 from efd_pipelines.settings import Settings
 
 
@@ -113,7 +113,7 @@ from benchmarks.sinks import ways
 from efd_pipelines.archive import drain
 from efd_pipelines.settings import load_settings
 
-frames = ways.Frames.load(Path(sys.argv[1]))
+frames = ways.Frames.load(Path(sys.argv[1])).repeated(int(sys.argv[2]))
 settings = load_settings(env_file=None)
 began = time.monotonic()
 ways.ours(settings, frames)
@@ -153,7 +153,11 @@ def measure(options: argparse.Namespace) -> Figures:
 def _measure(options: argparse.Namespace, site: BenchSite, scratch: Path) -> Figures:
     topic = topic_of(options.topic)
     note(f"producing {options.records} records of {topic.name}")
-    series, values = site.produce(topic, options.records, options.data, datetime(2026, 11, 17, 3, tzinfo=UTC))
+    start = datetime(2026, 11, 17, 3, tzinfo=UTC)
+    series, values = site.produce(topic, options.records, options.data, start)
+    for more in range(1, options.rounds):
+        after = start + more * timedelta(seconds=options.records / RATE_HZ)
+        site.produce(topic, options.records, options.data, after)
     column = pa.chunked_array([pa.array(values, pa.large_binary())])
     frames = ways.Frames(site.name(topic), topic.avro_schema(), values, series.times_us, column)
     chunks = frames.chunks()
@@ -177,17 +181,18 @@ def _measure(options: argparse.Namespace, site: BenchSite, scratch: Path) -> Fig
         figures.update(_rates(name, mb[name], spent[name]))
     figures["file_bytes_pyruhvro"] = spent["pyruhvro"].file_bytes
     note("measuring from the broker")
-    figures.update(_from_broker(site, frames, scratch, options.repeats))
+    figures.update(_from_broker(site, frames, scratch, options))
     return figures
 
 
-def _from_broker(site: BenchSite, frames: ways.Frames, scratch: Path, repeats: int) -> dict[str, float]:
+def _from_broker(site: BenchSite, frames: ways.Frames, scratch: Path, options: argparse.Namespace) -> dict[str, float]:
+    repeats, mb = options.repeats, frames.mb * options.rounds
     settings = site.settings(scratch / "consume")
     figures: dict[str, float] = {}
     broker = site.broker_cpu_s()
     reading = {"consume_only": lambda place: consume_only(settings, frames.topic)}
-    figures.update(_rates("consume_only", frames.mb, fastest(reading, scratch / "consume", repeats)["consume_only"]))
-    figures["consume_only_broker_cpu_ms_mb"] = (site.broker_cpu_s() - broker) * 1e3 / frames.mb / repeats
+    figures.update(_rates("consume_only", mb, fastest(reading, scratch / "consume", repeats)["consume_only"]))
+    figures["consume_only_broker_cpu_ms_mb"] = (site.broker_cpu_s() - broker) * 1e3 / mb / repeats
     frames.save(scratch / "frames.arrow")
     found, without = [], []
     for _ in range(repeats):
@@ -195,16 +200,17 @@ def _from_broker(site: BenchSite, frames: ways.Frames, scratch: Path, repeats: i
         one = end_to_end(site, scratch / "end")
         shutil.rmtree(scratch / "end")
         one["broker_cpu_s"] = site.broker_cpu_s() - broker
-        assert one["records"] == len(frames.values)
+        assert one["records"] == len(frames.values) * options.rounds
         found.append(one)
-        without.append(_in_process(site, scratch / "end", _OURS, str(scratch / "frames.arrow")))
+        without.append(_in_process(site, scratch / "end", _OURS, str(scratch / "frames.arrow"), str(options.rounds)))
         shutil.rmtree(scratch / "end")
     best = min(found, key=lambda one: one["seconds"])
     stages = end_to_end(site, scratch / "stages", by_stage=True)["stages"]
-    figures |= {f"stage_{name}_cpu_ms_mb": spent * 1e3 / frames.mb for name, spent in stages.items()}
+    figures |= {f"stage_{name}_cpu_ms_mb": spent * 1e3 / mb for name, spent in stages.items()}
     under_way_s = best["seconds"] - best["start_s"]
     return figures | {
-        "ours_as_process_mb_s": frames.mb / min(one["seconds"] for one in without),
+        "end_to_end_mb": mb,
+        "ours_as_process_mb_s": mb / min(one["seconds"] for one in without),
         "end_to_end_mb_s": best["mb"] / best["seconds"],
         "end_to_end_first_commit_s": best["start_s"],
         "end_to_end_under_way_mb_s": (best["mb"] - best["start_mb"]) / under_way_s,
@@ -221,6 +227,7 @@ def _rates(name: str, mb: float, spent: Spent) -> dict[str, float]:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", type=int, default=300_000, help="records that are produced and archived")
+    parser.add_argument("--rounds", type=int, default=3, help="how often as many are on the broker for whole drains")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the fastest counts")
     parser.add_argument("--topic", default="MTM1M3.forceActuatorData", help="one of the simulator's topics")
     parser.add_argument("--data", choices=["walk", "observatory"], default="walk", help="random walks with noise, as "

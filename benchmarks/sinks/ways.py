@@ -56,6 +56,11 @@ class Frames:
             for n in range(0, len(self.values), each)
         ]
 
+    def repeated(self, rounds: int) -> Frames:
+        """The same bytes again and again."""
+        column = pa.chunked_array(self.column.chunks * rounds)
+        return Frames(self.topic, self.text, self.values * rounds, np.tile(self.times_us, rounds), column)
+
     def save(self, path: Path) -> None:
         """Keeps them for another process."""
         table = pa.table({"value": self.column, "time_us": self.times_us})
